@@ -1,0 +1,18 @@
+# `make demo` and `make test` do everything, from a fresh clone on.
+PYTHON ?= python3
+RUN := $(PYTHON) tools/bootstrap.py
+
+.PHONY: setup demo test test-all lint clean
+setup:       ## only prepare the environment in .venv
+	@$(RUN)
+demo:        ## train CLIP and FILIP on the starter set and write runs/demo/index.html
+	@$(RUN) diptych demo
+test:        ## the quick tests: under ten minutes on two cores
+	@$(RUN) python -m pytest -m "not slow and not gpu"
+test-all:    ## every test
+	@$(RUN) python -m pytest
+lint:        ## format and fix what can be fixed
+	@$(RUN) ruff format src tests tools benchmarks
+	@$(RUN) ruff check --fix src tests tools benchmarks
+clean:       ## remove the environment and caches, keep runs
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build

@@ -1,0 +1,223 @@
+"""What flows through the house: the fields of a sample and of a batch, with their shapes.
+
+Letters used everywhere: B batch, T text tokens, P patches (image tokens), F frames, N points, R regions,
+K captions, views or classes, D width, H height, W width in pixels, S sound samples.
+
+A `Sample` is one decoded record of a data set: pictures are PIL images, text is `str`, numbers are numpy arrays.
+A `Batch` is what a method computes on: tensors, stacked over B by `data.loader`. Between the two stand the
+method's own `views`, which turn a sample into the tensors that the method wants to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named field of a sample.
+
+    `kind` is the type of the decoded value, `shape` its shape in a batch, `files` the extensions (or the keys of
+    the `.json` member) under which a shard holds it, `remedy` what a user can do who lacks it.
+    """
+
+    name: str
+    kind: str
+    shape: str
+    about: str
+    files: tuple[str, ...] = ()
+    remedy: str = "add it to the source and pack again (`diptych pack --help`)"
+
+
+_FIELDS = (
+    Field("image", "PIL.Image, RGB", "(B, 3, H, W)", "a picture", (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")),
+    Field("images", "list of PIL.Image", "(B, K, 3, H, W)", "several pictures of one sample, in order", (".0.jpg",)),
+    Field("text", "str", "(B, T)", "the caption, or the first of several", (".txt",)),
+    Field("texts", "list of str", "(B, K, T)", "all captions of the sample", ("texts",)),
+    Field("sentences", "list of str", "(B, K, T)", "sub-captions of a long description", ("sentences",)),
+    Field("translations", "dict language -> str", "(B, T)", "the caption in other languages", ("captions",)),
+    Field("tags", "list of str", "(B, K)", "words that hold for the whole sample", ("tags", "keywords")),
+    Field("category", "str", "(B,)", "the name of the one class of the sample", ("category",)),
+    Field("label", "int", "(B,)", "index of the category in the data set's `classes`", ("label", ".cls")),
+    Field("labels", "float array (K,)", "(B, K)", "multi-hot classes; -1 is unknown", ("labels",)),
+    Field(
+        "boxes",
+        "float array (R, 4)",
+        "(B, R, 4)",
+        "regions as x0, y0, x1, y1 in [0, 1] of the picture",
+        ("boxes",),
+    ),
+    Field("phrases", "list of str", "(B, R, T)", "a name or phrase for each box", ("phrases",)),
+    Field("spans", "list of (start, end, box index)", "(B, R, 2)", "characters of `text` that name a box", ("spans",)),
+    Field("regions", "float array (R, D)", "(B, R, D)", "detector features of each box", (".regions.npz",)),
+    Field("masks", "bool array (R, H, W)", "(B, R, H, W)", "a segmentation mask a box", (".masks.npz",)),
+    Field("attributes", "list of dict", "(B, R)", "attributes of each box, by name", ("attributes",)),
+    Field("relations", "list of (subject, predicate, object)", "(B, K, 3)", "scene-graph triples", ("relations",)),
+    Field("questions", "list of {question, answers, type}", "(B, K, T)", "questions with answers", ("questions",)),
+    Field("conversation", "list of {role, text}", "(B, T)", "a dialogue about the sample", ("conversation",)),
+    Field("negatives", "list of str", "(B, K, T)", "captions that are almost right", ("negatives",)),
+    Field("video", "list of PIL.Image", "(B, F, 3, H, W)", "frames in order of time", (".mp4", ".webm", ".mkv")),
+    Field("audio", "float array (S,)", "(B, S)", "mono sound", (".flac", ".wav", ".ogg", ".mp3")),
+    Field("depth", "float array (H, W)", "(B, 1, H, W)", "distance of each pixel", (".depth.npz",)),
+    Field("points", "float array (N, 3+)", "(B, N, 3+)", "a point cloud, xyz first", (".points.npz", ".ply")),
+    Field("camera", "float array (4, 4)", "(B, 4, 4)", "pose of the view", ("camera",)),
+    Field("scene", "dict", "-", "the scene that the world drew the sample from", ("scene",)),
+)
+FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
+
+
+class MissingField(KeyError):
+    """A field was asked for that is not there; the message is one sentence with the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def missing(has: Iterable[str], needs: Iterable[str]) -> list[str]:
+    """The fields of `needs` that are not in `has`, in the order of `needs`."""
+    have = set(has)
+    return [name for name in needs if name not in have]
+
+
+def require(has: Iterable[str], needs: Iterable[str], *, who: str, source: str) -> None:
+    """Checks that a data set has what somebody needs.
+
+    Raises:
+        MissingField: one sentence that names who asks, what is missing, what is there, and what to do.
+    """
+    lacking = missing(has, needs)
+    if lacking:
+        remedies = "; ".join(dict.fromkeys(FIELDS[name].remedy if name in FIELDS else "" for name in lacking))
+        raise MissingField(
+            f"{who} needs {_words(lacking)}, which {source} does not have (it has {_words(sorted(has))}): {remedies}."
+        )
+
+
+def _words(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names) if names else "nothing"
+
+
+class _Record(Mapping[str, Any]):
+    """Named values, by attribute or by key; asking for an absent one says which are there."""
+
+    def __init__(self, values: Mapping[str, Any], what: str) -> None:
+        self._values = dict(values)
+        self._what = what
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise MissingField(f"{self._what} has no {name!r}; it has {_words(sorted(self._values))}.") from None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pickling and copying probe for these before __init__ has run
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except MissingField as error:
+            raise AttributeError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Sample(_Record):
+    """One decoded record: `sample.key` names it, its fields are attributes (`sample.image`, `sample.text`)."""
+
+    def __init__(self, key: str, values: Mapping[str, Any]) -> None:
+        super().__init__(values, f"sample {key!r}")
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"Sample({self.key!r}, {_words(self)})"
+
+
+class Batch(_Record):
+    """Named tensors that share their first dimension B; `batch.sample_keys` names the samples, in order."""
+
+    def __init__(self, values: Mapping[str, Any], sample_keys: Iterable[str] = ()) -> None:
+        super().__init__(values, "the batch")
+        self.sample_keys = tuple(sample_keys)
+
+    @property
+    def size(self) -> int:
+        """B, the number of samples."""
+        return len(next(iter(self._values.values()))) if self._values else 0
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on `device`; the copy overlaps with compute where memory is pinned."""
+        moved = {
+            name: value.to(device, non_blocking=True) if hasattr(value, "to") else value
+            for name, value in self._values.items()
+        }
+        return Batch(moved, self.sample_keys)
+
+
+class Features(NamedTuple):
+    """What a tower makes of a batch: every token, one pooled vector, and which tokens count.
+
+    tokens: (B, T, D); pooled: (B, D); mask: (B, T) bool, True where a token is real (not padding, not a class token).
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    mask: Tensor
+
+    def take(self, rows: Any) -> Features:
+        """The features of some rows: a slice or an index tensor over B."""
+        return Features(*(value[rows] for value in self))
+
+
+class Gather:
+    """Rows of all processes; this one, for a single process, is the identity.
+
+    A loss that wants global negatives calls `gather(x)` on (B, ...) and gets (world * B, ...) with exact gradients;
+    its own rows begin at `rank * B`. The trainer hands in the distributed one.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss may know of the run: how to gather, which stage it is in, and how far the stage has gone (0 to 1)."""
+
+    gather: Gather = Gather()
+    stage: str = "train"
+    index: int = 0
+    progress: float = 0.0
+
+
+class Terms(dict[str, "Tensor"]):
+    """Named scalar loss terms, already weighted: their sum is what is minimised.
+
+    `watch` holds values to be logged that are not part of the sum, such as a temperature.
+    """
+
+    def __init__(self, watch: Mapping[str, Any] | None = None, **terms: Tensor) -> None:
+        super().__init__(terms)
+        self.watch = dict(watch or {})
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms, a scalar."""
+        values = iter(self.values())
+        total = next(values)
+        for value in values:
+            total = total + value
+        return total

@@ -1,0 +1,102 @@
+"""What a method says of itself, and the protocols by which evaluations meet methods.
+
+An evaluation names the protocol that it wants and never a method; a method implements the protocols that make sense
+for it. `isinstance(method, EmbedsImages)` is the whole mechanism.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from diptych.batch import Batch, Features, Sample, Step, Terms
+    from diptych.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Card:
+    """Who a method is. Written with literal values only, so that lists of methods are read without importing them."""
+
+    id: str
+    title: str
+    year: int
+    arxiv: str
+    family: Literal["contrastive", "fusion", "generative", "adaptation", "points", "vision"]
+    modalities: tuple[str, ...] = ("image", "text")
+    needs: tuple[str, ...] = ("image", "text")
+    baseline: str | None = None
+    idea: str = ""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What the trainer asks of a method (an `nn.Module`)."""
+
+    card: Card
+    config: Any
+
+    def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Sample -> named tensors; random when `rng` is given (training), deterministic when it is None."""
+        ...
+
+    def loss(self, batch: Batch, step: Step) -> Terms:
+        """Batch -> named loss terms."""
+        ...
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """What trains when."""
+        ...
+
+
+@runtime_checkable
+class EmbedsImages(Protocol):
+    """Turns a batch with `image` into features in the joint space, L2-normalised."""
+
+    def embed_image(self, batch: Batch) -> Features:
+        """(B, 3, H, W) -> tokens (B, P, D), pooled (B, D), mask (B, P)."""
+        ...
+
+
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """Turns texts into features in the joint space, L2-normalised."""
+
+    def tokenize(self, texts: list[str]) -> Batch:
+        """B strings -> a batch with `text` (B, T) int64 and `text_mask` (B, T) bool."""
+        ...
+
+    def embed_text(self, batch: Batch) -> Features:
+        """(B, T) -> tokens (B, T, D), pooled (B, D), mask (B, T)."""
+        ...
+
+
+@runtime_checkable
+class ScoresPairs(Protocol):
+    """Scores every image of one set against every text of another, from their features.
+
+    `similarity` returns two (I, T) matrices: image -> text (rows rank texts) and text -> image (columns rank images).
+    They are the same for a dual encoder with one vector a side and differ for late interaction.
+    """
+
+    prompt_ensemble: Literal["features", "similarities"]
+
+    def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
+        """Features of I images and of T texts -> two (I, T) matrices of similarities in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Grounds(Protocol):
+    """Says where in the picture a token of the text is."""
+
+    def heat(self, image: Features, text: Features) -> Tensor:
+        """Features of B pairs -> (B, T, h, w): how strongly each image position answers each text token."""
+        ...
+
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """For each text the characters (start, end) that each token covers; (0, 0) for special tokens."""
+        ...

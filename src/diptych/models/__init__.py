@@ -1,0 +1,1 @@
+"""The few skeletons on which methods stand."""

@@ -1,0 +1,193 @@
+"""Two towers, an image and a text side by side, joined only by the similarity of what they return.
+
+The skeleton holds the towers, the linear maps into the joint space (applied to the pooled vector and to every token
+alike), the temperature, the views and the evaluation protocols. A method adds its `loss` and, where its paper says
+so, its own `similarity`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Features, Sample
+from diptych.card import Card
+from diptych.encoders import image_encoder, text_encoder
+from diptych.models.pretrained import Pretrained
+from diptych.recipe import Recipe, Stage
+from diptych.views import augment, image as picture, text as words
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """The parts of a dual encoder. Sizes of towers count only for our own `vit` and `transformer`."""
+
+    image: str = "vit"
+    """image tower: vit, timm:NAME, hf:NAME_OR_PATH, open_clip:NAME/TAG or packaged:NAME"""
+    image_size: int = 64
+    """side of the square picture, in pixels"""
+    image_width: int = 192
+    """width of our own ViT"""
+    image_layers: int = 4
+    """layers of our own ViT"""
+    image_heads: int = 3
+    """attention heads of our own ViT"""
+    patch: int = 8
+    """side of a patch of our own ViT, in pixels"""
+    text: str = "transformer"
+    """text tower: transformer, hf:NAME_OR_PATH, open_clip:NAME/TAG or packaged:NAME"""
+    context: int = 32
+    """longest text, in tokens"""
+    text_width: int = 128
+    """width of our own text transformer"""
+    text_layers: int = 3
+    """layers of our own text transformer"""
+    text_heads: int = 4
+    """attention heads of our own text transformer"""
+    embed: int = 128
+    """width of the joint space"""
+    tau: float = 0.07
+    """initial temperature, learned from there"""
+    min_tau: float = 0.01
+    """the learned temperature stays above this"""
+    crop: tuple[float, float] = (0.9, 1.0)
+    """share of the picture that a training crop keeps, from and to"""
+    flip: bool = False
+    """mirror half of the training pictures; only where captions do not speak of left and right"""
+    augment: Literal["none", "rand", "auto"] = "none"
+    """RandAugment or AutoAugment on training pictures"""
+    freeze: tuple[str, ...] = ()
+    """regular expressions; parameters whose names match do not train, e.g. '^image\\.'"""
+    tower_lr: float = 1.0
+    """multiplies the learning rate of both towers; below 1 for pretrained ones"""
+    tile: int = 0
+    """compute the loss in tiles of this many rows, never holding the whole matrix; 0 holds it"""
+
+
+class DualEncoder(nn.Module, Pretrained):
+    """An image tower, a text tower and the joint space. `card` and `loss` come from the method."""
+
+    card: ClassVar[Card]
+    prompt_ensemble: Literal["features", "similarities"] = "features"
+
+    def __init__(self, config: DualEncoderConfig, *, weights: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.image = image_encoder(
+            config.image,
+            size=config.image_size,
+            width=config.image_width,
+            layers=config.image_layers,
+            heads=config.image_heads,
+            patch=config.patch,
+            weights=weights,
+        )
+        self.text = text_encoder(
+            config.text,
+            width=config.text_width,
+            layers=config.text_layers,
+            heads=config.text_heads,
+            context=config.context,
+            weights=weights,
+        )
+        self.image_head = _head(self.image.width, config.embed, self.image.projection)
+        self.text_head = _head(self.text.width, config.embed, self.text.projection)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.tau)))
+
+    # -- views ---------------------------------------------------------------------------------------------------
+
+    def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A sample -> `image` (3, H, W) uint8, `text` (T,) and `text_mask` (T,); random crops where `rng` is given."""
+        tokens = self.tokenize([words.choose(sample.texts, rng)])
+        return {
+            "image": picture.to_tensor(self.view_image(sample.image, rng)),
+            "text": tokens.text[0],
+            "text_mask": tokens.text_mask[0],
+        }
+
+    def view_image(self, image: Any, rng: np.random.Generator | None) -> Any:
+        """PIL picture -> square PIL picture of the tower's size."""
+        size = self.config.image_size
+        if rng is None:
+            return picture.resize(image, size)
+        image = picture.random_resized_crop(image, size, rng, self.config.crop)
+        if self.config.flip:
+            image = picture.random_flip(image, rng)
+        if self.config.augment == "rand":
+            image = augment.rand_augment(image, rng)
+        elif self.config.augment == "auto":
+            image = augment.auto_augment(image, rng)
+        return image
+
+    def tokenize(self, texts: list[str]) -> Batch:
+        """B strings -> `text` (B, T) int64 and `text_mask` (B, T) bool."""
+        ids, mask = self.text.tokenizer.encode(texts)
+        return Batch({"text": ids, "text_mask": mask})
+
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """For each text the characters (start, end) of each token; (0, 0) for special tokens."""
+        return self.text.tokenizer.offsets(texts)
+
+    # -- features and similarities -------------------------------------------------------------------------------
+
+    def embed_image(self, batch: Batch) -> Features:
+        """(B, 3, H, W) -> normalised tokens (B, P, D) and pooled (B, D) in the joint space."""
+        return _project(self.image(batch.image), self.image_head)
+
+    def embed_text(self, batch: Batch) -> Features:
+        """(B, T) -> normalised tokens (B, T, D) and pooled (B, D) in the joint space."""
+        return _project(self.text(batch.text, batch.text_mask), self.text_head)
+
+    def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
+        """Cosine of the pooled vectors: the same (I, T) matrix for both directions."""
+        cosine = image.pooled @ text.pooled.T
+        return cosine, cosine
+
+    def heat(self, image: Features, text: Features) -> Tensor:
+        """Cosine of every patch with every text token: (B, T, h, w)."""
+        cosine = torch.einsum("bpd,btd->btp", image.tokens, text.tokens)
+        return cosine.unflatten(-1, self.image.grid)
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / tau, kept below 1 / min_tau."""
+        return self.log_scale.exp().clamp(max=1 / self.config.min_tau)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """One stage; towers at their own learning rate."""
+        lr = ((r"^(image|text)\.", self.config.tower_lr),) if self.config.tower_lr != 1 else ()
+        return [Stage(freeze=self.config.freeze, lr=lr)]
+
+    def save_assets(self, folder: Path) -> None:
+        """Keeps the tokenizer with the weights that were trained on it."""
+        self.text.tokenizer.save(folder / "tokenizer.json")
+
+    def load_assets(self, folder: Path) -> None:
+        """Takes the tokenizer that was saved with the weights."""
+        if (folder / "tokenizer.json").is_file():
+            self.text.tokenizer = self.text.tokenizer.load(folder / "tokenizer.json")
+
+
+def _head(width: int, embed: int, projection: Tensor | None) -> nn.Linear:
+    """Linear map into the joint space, with the map that came with the tower's weights where it fits."""
+    head = nn.Linear(width, embed, bias=False)
+    nn.init.normal_(head.weight, std=width**-0.5)
+    if projection is not None and projection.shape == head.weight.shape:
+        with torch.no_grad():
+            head.weight.copy_(projection)
+    return head
+
+
+def _project(features: Features, head: nn.Linear) -> Features:
+    tokens = F.normalize(head(features.tokens).float(), dim=-1)  # (B, T, D)
+    pooled = F.normalize(head(features.pooled).float(), dim=-1)  # (B, D)
+    return Features(tokens, pooled, features.mask)

@@ -1,0 +1,91 @@
+"""`save_pretrained`, `from_pretrained` and `push_to_hub` for every method (huggingface_hub's mixin).
+
+A saved method is a folder with `config.json` (the method's id and the fields of its Config), `model.safetensors`
+and, where it has a tokenizer of its own, `tokenizer.json`. Nothing in it is executed when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors.torch import load_file, save_file
+
+import diptych
+from diptych.card import Card
+from diptych.config import from_dict, to_dict
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
+    """Mixed into a skeleton: saving, loading and sharing of its methods."""
+
+    card: Card
+    config: Any
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        folder = Path(save_directory)
+        description = {"method": self.card.id, "config": to_dict(self.config), "diptych": diptych.__version__}
+        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}  # type: ignore[attr-defined]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.save_assets(folder)
+
+    @classmethod
+    def _from_pretrained(  # the signature is the mixin's
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **_: Any,
+    ) -> Self:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            found = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(FILES),
+            )
+            folder = Path(found)
+        description = read_description(folder)
+        if description["method"] != cls.card.id:
+            raise ValueError(f"{model_id} holds the method {description['method']!r}, not {cls.card.id!r}.")
+        config_class = cls.__init__.__annotations__["config"]
+        if isinstance(config_class, str):
+            config_class = vars(__import__(cls.__module__, fromlist=["Config"]))["Config"]
+        method = cls(from_dict(config_class, description["config"]), weights=False)  # type: ignore[call-arg]
+        method.load_assets(folder)
+        method.load_state_dict(load_file(folder / "model.safetensors"))  # type: ignore[attr-defined]
+        return method.eval()  # type: ignore[attr-defined, no-any-return]
+
+    def save_assets(self, folder: Path) -> None:
+        """Writes what the method needs beside its weights, such as a tokenizer."""
+
+    def load_assets(self, folder: Path) -> None:
+        """The inverse of `save_assets`."""
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """`config.json` of a saved method.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved method; the message says what does.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no saved method (no config.json); give a run or a folder made by it.")
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "method" not in description:
+        raise FileNotFoundError(f"{path} is not from diptych: it names no method.")
+    return description

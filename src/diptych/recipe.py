@@ -1,0 +1,78 @@
+"""How a run is trained: the recipe and its stages. Plain data, shared by methods (presets) and the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about training that is not the method. The defaults suit a laptop."""
+
+    samples: int = 60_000
+    """length of the run in samples seen; divided by `batch` it gives the steps"""
+    batch: int = 64
+    """samples a step, over all processes and accumulated parts"""
+    accumulate: int = 1
+    """split each batch into this many parts (contrastive negatives then come from a part)"""
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
+    """`lamb` comes from timm"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    weight_decay: float = 0.1
+    """not applied to biases, norms, embeddings of position and temperatures"""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW and LAMB moments; sgd takes the first as momentum"""
+    eps: float = 1e-6
+    """added to the root of the second moment"""
+    warmup: float = 0.05
+    """share of the run with linearly rising learning rate; a value above 1 counts steps"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """how the learning rate falls after the warm-up, to `final_lr`"""
+    final_lr: float = 0.0
+    """learning rate at the end, as a share of the peak"""
+    clip: float = 1.0
+    """largest norm of the gradient; 0 switches clipping off"""
+    ema: float = 0.0
+    """decay of an averaged copy of the weights, kept beside them and used for evaluation; 0 switches it off"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 autocast where the device computes it natively"""
+    compile: bool = False
+    """run the method through torch.compile"""
+    seed: int = 0
+    """initial weights, order of the data and augmentation"""
+    workers: int = 2
+    """processes that read and decode; 0 reads in the training process. The result does not depend on it"""
+    evaluations: int = 4
+    """how often the run is evaluated on the way, the end included; 0 never"""
+    checkpoints: int = 10
+    """how often the run is saved on the way, the end included"""
+    max_broken: float = 0.05
+    """largest share of samples that may be broken before the run stops"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a run: what trains, how fast, for which share of the samples.
+
+    Patterns are regular expressions searched in parameter names. `train` lists what trains (default: everything);
+    `lr` multiplies the learning rate of matching parameters (first match wins; 0 freezes).
+    `data` picks a named part of a mixture, if the stage does not train on all of it.
+    """
+
+    name: str = "train"
+    share: float = 1.0
+    train: tuple[str, ...] = (".*",)
+    freeze: tuple[str, ...] = ()
+    lr: tuple[tuple[str, float], ...] = ()
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named configuration of a method with the recipe that goes with it."""
+
+    config: object
+    recipe: Recipe = field(default_factory=Recipe)
+    about: str = ""

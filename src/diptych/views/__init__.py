@@ -1,0 +1,1 @@
+"""Small functions from a sample to what a method wants to see. Random ones take an explicit numpy generator."""

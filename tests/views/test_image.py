@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.views import augment, image as views
+from diptych.views.text import choose
+
+
+def picture(width: int = 40, height: int = 24) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_to_tensor_keeps_every_pixel() -> None:
+    image = picture()
+    assert torch.equal(views.to_tensor(image), torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    assert views.to_tensor(image.convert("L")).shape == (3, 24, 40)
+
+
+def test_normalise_by_hand() -> None:
+    x = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(3, 1, 1)
+    mean, std = torch.tensor([0.5, 0.5, 0.2]), torch.tensor([0.5, 0.25, 1.0])
+    expected = torch.tensor([-1.0, 2.0, 0.0]).reshape(3, 1, 1)
+    torch.testing.assert_close(views.normalise(x, mean, std), expected)
+    torch.testing.assert_close(views.normalise(x.float() / 255, mean, std), expected)
+
+
+def test_resize_crop_takes_the_centre() -> None:
+    image = Image.new("RGB", (30, 10), "red")
+    image.paste((0, 0, 255), (10, 0, 20, 10))
+    assert set(views.resize_crop(image, 10).get_flattened_data()) == {(0, 0, 255)}
+    assert views.resize(image, 8).size == (8, 8)
+
+
+def test_pad_square_centres_and_keeps_all() -> None:
+    square = views.pad_square(Image.new("RGB", (10, 4), "red"))
+    assert square.size == (10, 10)
+    assert square.getpixel((5, 0)) == (255, 255, 255)
+    assert square.getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("size", [(40, 24), (24, 40), (500, 3)])
+def test_random_crop_has_its_size_and_repeats(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    one = views.random_resized_crop(image, 16, np.random.default_rng(7), (0.3, 1.0))
+    same = views.random_resized_crop(image, 16, np.random.default_rng(7), (0.3, 1.0))
+    other = views.random_resized_crop(image, 16, np.random.default_rng(8), (0.3, 1.0))
+    assert one.size == (16, 16)
+    assert one.tobytes() == same.tobytes()
+    if size != (500, 3):  # no box of an allowed aspect fits: the centre is taken each time
+        assert one.tobytes() != other.tobytes()
+
+
+def test_flip_chances() -> None:
+    image, rng = picture(), np.random.default_rng(0)
+    assert views.random_flip(image, rng, chance=0).tobytes() == image.tobytes()
+    flipped = views.random_flip(image, rng, chance=1)
+    assert np.array_equal(np.asarray(flipped), np.asarray(image)[:, ::-1])
+
+
+@pytest.mark.parametrize("function", [augment.rand_augment, augment.auto_augment])
+def test_augmentation_repeats_with_its_seed_and_varies_without(function) -> None:
+    image = picture()
+    results = [function(image, np.random.default_rng(seed)).tobytes() for seed in range(12)]
+    again = [function(image, np.random.default_rng(seed)).tobytes() for seed in range(12)]
+    assert results == again
+    assert len(set(results)) > 6
+    assert function(image, np.random.default_rng(0)).size == image.size
+
+
+def test_level_zero_changes_nothing_where_strength_counts() -> None:
+    image = picture()
+    for name in ("shear_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness", "posterize"):
+        changed = np.asarray(augment._OPERATIONS[name](image, 0.0, 1.0)).astype(int)
+        assert np.abs(changed - np.asarray(image)).max() <= 1, name
+
+
+def test_autoaugment_has_the_papers_25_policies() -> None:
+    assert len(augment._IMAGENET_POLICY) == 25
+    for pair in augment._IMAGENET_POLICY:
+        for name, chance, level in pair:
+            assert name in augment._OPERATIONS
+            assert 0 <= chance <= 1
+            assert 0 <= level <= 9
+
+
+def test_choose_is_first_in_evaluation_and_any_in_training() -> None:
+    texts = ["a", "b", "c"]
+    assert choose(texts, None) == "a"
+    assert {choose(texts, np.random.default_rng(seed)) for seed in range(20)} == set(texts)
