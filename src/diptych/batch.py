@@ -11,7 +11,7 @@ method's own `views`, which turn a sample into the tensors that the method wants
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _FIELDS = (
     Field("camera", "float array (4, 4)", "(B, 4, 4)", "pose of the view", ("camera",)),
     Field("scene", "dict", "-", "the scene that the world drew the sample from", ("scene",)),
 )
-FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
+FIELDS: dict[str, Field] = {f.name: f for f in _FIELDS}
 
 
 class MissingField(KeyError):
@@ -190,6 +190,7 @@ class Gather:
     world: int = 1
 
     def __call__(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (world * B, ...), in the order of the ranks."""
         return x
 
 
@@ -197,7 +198,7 @@ class Gather:
 class Step:
     """What a loss may know of the run: how to gather, which stage it is in, and how far the stage has gone (0 to 1)."""
 
-    gather: Gather = Gather()
+    gather: Gather = field(default_factory=Gather)
     stage: str = "train"
     index: int = 0
     progress: float = 0.0

@@ -18,14 +18,6 @@ def test_to_tensor_keeps_every_pixel() -> None:
     assert views.to_tensor(image.convert("L")).shape == (3, 24, 40)
 
 
-def test_normalise_by_hand() -> None:
-    x = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(3, 1, 1)
-    mean, std = torch.tensor([0.5, 0.5, 0.2]), torch.tensor([0.5, 0.25, 1.0])
-    expected = torch.tensor([-1.0, 2.0, 0.0]).reshape(3, 1, 1)
-    torch.testing.assert_close(views.normalise(x, mean, std), expected)
-    torch.testing.assert_close(views.normalise(x.float() / 255, mean, std), expected)
-
-
 def test_resize_crop_takes_the_centre() -> None:
     image = Image.new("RGB", (30, 10), "red")
     image.paste((0, 0, 255), (10, 0, 20, 10))

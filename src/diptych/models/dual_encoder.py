@@ -8,9 +8,9 @@ so, its own `similarity`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Features, Sample
 from diptych.card import Card
 from diptych.encoders import image_encoder, text_encoder
+from diptych.encoders.memory import FeatureMemory
 from diptych.models.pretrained import Pretrained
 from diptych.recipe import Recipe, Stage
 from diptych.views import augment, image as picture, text as words
@@ -58,7 +59,7 @@ class DualEncoderConfig:
     min_tau: float = 0.01
     """the learned temperature stays above this"""
     crop: tuple[float, float] = (0.9, 1.0)
-    """share of the picture that a training crop keeps, from and to"""
+    """share of the picture that a training crop keeps, from and to; 1 1 takes the whole picture"""
     flip: bool = False
     """mirror half of the training pictures; only where captions do not speak of left and right"""
     augment: Literal["none", "rand", "auto"] = "none"
@@ -67,6 +68,8 @@ class DualEncoderConfig:
     """regular expressions; parameters whose names match do not train, e.g. '^image\\.'"""
     tower_lr: float = 1.0
     """multiplies the learning rate of both towers; below 1 for pretrained ones"""
+    remember: int = 0
+    """megabytes in which features of frozen towers are kept, so that each input is computed once; 0 keeps none"""
     tile: int = 0
     """compute the loss in tiles of this many rows, never holding the whole matrix; 0 holds it"""
 
@@ -87,7 +90,7 @@ class DualEncoder(nn.Module, Pretrained):
             layers=config.image_layers,
             heads=config.image_heads,
             patch=config.patch,
-            weights=weights,
+            pretrained=weights,
         )
         self.text = text_encoder(
             config.text,
@@ -95,11 +98,14 @@ class DualEncoder(nn.Module, Pretrained):
             layers=config.text_layers,
             heads=config.text_heads,
             context=config.context,
-            weights=weights,
+            pretrained=weights,
         )
+        self.image_memory = FeatureMemory(config.remember)
+        self.text_memory = FeatureMemory(config.remember)
         self.image_head = _head(self.image.width, config.embed, self.image.projection)
         self.text_head = _head(self.text.width, config.embed, self.text.projection)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.tau)))
+        log_scale = math.log(1 / config.tau) if self.image.logit_scale is None else self.image.logit_scale
+        self.log_scale = nn.Parameter(torch.tensor(log_scale))
 
     # -- views ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +123,8 @@ class DualEncoder(nn.Module, Pretrained):
         size = self.config.image_size
         if rng is None:
             return picture.resize(image, size)
-        image = picture.random_resized_crop(image, size, rng, self.config.crop)
+        whole = self.config.crop == (1.0, 1.0)
+        image = picture.resize(image, size) if whole else picture.random_resized_crop(image, size, rng, self.config.crop)
         if self.config.flip:
             image = picture.random_flip(image, rng)
         if self.config.augment == "rand":
@@ -139,11 +146,11 @@ class DualEncoder(nn.Module, Pretrained):
 
     def embed_image(self, batch: Batch) -> Features:
         """(B, 3, H, W) -> normalised tokens (B, P, D) and pooled (B, D) in the joint space."""
-        return _project(self.image(batch.image), self.image_head)
+        return _project(self.image_memory(self.image, batch.image), self.image_head)
 
     def embed_text(self, batch: Batch) -> Features:
         """(B, T) -> normalised tokens (B, T, D) and pooled (B, D) in the joint space."""
-        return _project(self.text(batch.text, batch.text_mask), self.text_head)
+        return _project(self.text_memory(self.text, batch.text, batch.text_mask), self.text_head)
 
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
         """Cosine of the pooled vectors: the same (I, T) matrix for both directions."""
@@ -162,6 +169,13 @@ class DualEncoder(nn.Module, Pretrained):
 
     # -- training ------------------------------------------------------------------------------------------------
 
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but a tower of which nothing trains stays as it is used: no dropout, no batch norm."""
+        super().train(mode)
+        for tower in (self.image, self.text):
+            tower.train(mode and any(parameter.requires_grad for parameter in tower.parameters()))
+        return self
+
     def stages(self, recipe: Recipe) -> list[Stage]:
         """One stage; towers at their own learning rate."""
         lr = ((r"^(image|text)\.", self.config.tower_lr),) if self.config.tower_lr != 1 else ()
@@ -169,12 +183,12 @@ class DualEncoder(nn.Module, Pretrained):
 
     def save_assets(self, folder: Path) -> None:
         """Keeps the tokenizer with the weights that were trained on it."""
-        self.text.tokenizer.save(folder / "tokenizer.json")
+        (folder / "tokenizer.json").write_text(self.text.tokenizer.json, encoding="utf-8")
 
     def load_assets(self, folder: Path) -> None:
         """Takes the tokenizer that was saved with the weights."""
-        if (folder / "tokenizer.json").is_file():
-            self.text.tokenizer = self.text.tokenizer.load(folder / "tokenizer.json")
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        self.text.tokenizer = replace(self.text.tokenizer, json=text)
 
 
 def _head(width: int, embed: int, projection: Tensor | None) -> nn.Linear:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
     """Mixed into a skeleton: saving, loading and sharing of its methods."""
 
-    card: Card
+    card: ClassVar[Card]
     config: Any
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -21,12 +21,6 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8, or float in [0, 1] -> float with `mean` and `std` (3,) removed."""
-    x = x.to(mean.dtype) / 255 if x.dtype == torch.uint8 else x.to(mean.dtype)
-    return (x - mean[:, None, None]) / std[:, None, None]
-
-
 def resize(image: Image.Image, size: int) -> Image.Image:
     """The whole picture squeezed into a square: nothing is cut off, the aspect is lost."""
     return image if image.size == (size, size) else image.resize((size, size), BICUBIC, reducing_gap=2.0)

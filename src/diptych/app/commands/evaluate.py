@@ -1,0 +1,59 @@
+"""`diptych evaluate RUN`: measures a trained run on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.app import options
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure a trained run: every figure with its 95 % interval and what guessing would give."""
+
+    run: options.RunOrModel
+    """folder of a run, or a model on the hub (OWNER/NAME)"""
+    data: options.Several = ()
+    """data to measure on: starter, world, a folder or a URL of shards; default: what the run was trained on"""
+    task: options.Several = ()
+    """task, may be given several times; default: every task that method and data allow"""
+    split: str = "val"
+    """split of the data"""
+    out: Path | None = None
+    """folder for results, per-sample results and pictures; default: RUN/evaluations/DATA-SPLIT"""
+    checkpoint: str = "last"
+    """which weights: last, or best (by the evaluations during training)"""
+    limit: int | None = None
+    """measure on the first so many samples only"""
+    batch: int = 64
+    """samples at once"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    seed: int = 0
+    """seed of the bootstrap"""
+    json: bool = False
+    """print the results as JSON"""
+
+
+def run(args: Sequence[str]) -> int:
+    """Prints the figures, and writes them beside the run."""
+    chosen = options.parse(Options, args, "evaluate")
+    from diptych.app import api, terminal
+    from diptych.results import to_json
+
+    rows = api.evaluate(
+        chosen.run,
+        chosen.data or None,
+        chosen.task,
+        split=chosen.split,
+        out=chosen.out,
+        checkpoint=chosen.checkpoint,
+        how=api.Measuring(limit=chosen.limit, batch=chosen.batch, device=chosen.device, seed=chosen.seed),
+    )
+    if chosen.json:
+        print(to_json(rows), end="")
+    else:
+        terminal.results(rows, title=f"{chosen.run} on {', '.join(chosen.data) or 'its own data'}, {chosen.split}")
+    return 0

@@ -1,0 +1,112 @@
+"""`diptych train ID`: trains a method on a data set. The options are the fields of three dataclasses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych import methods
+from diptych.app import options
+from diptych.config import nearest
+from diptych.recipe import Preset, Recipe
+
+if TYPE_CHECKING:
+    from diptych.app.api import Where
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained on, and where the run is kept."""
+
+    data: options.Several
+    """data to train on: starter, world, world:KNOB=VALUE,..., a folder or a URL of shards; given several times the
+    sets are mixed, SPEC@WEIGHT sets the share of each"""
+    out: Path
+    """folder of the run; the same command goes on where an interrupted run stopped"""
+    val: options.Several = ()
+    """data to evaluate on; default: the val split of --data"""
+    task: options.Several = ()
+    """evaluation task, may be given several times; default: every task that method and data allow"""
+    preset: str = ""
+    """start from a named configuration of the method, such as `paper`; other options still override it"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    logs: tuple[str, ...] = ("tensorboard",)
+    """where to log besides log.jsonl: tensorboard, wandb, trackio"""
+    json: bool = False
+    """print the results as JSON"""
+
+
+@dataclass(frozen=True)
+class _Unnamed:
+    """Train a method on a data set: `diptych train ID --data SRC --out RUN`."""
+
+    method: options.Id
+    """id of the method; `diptych train ID --help` also tells its own options"""
+    run: Options
+    recipe: Recipe
+
+
+def run(args: Sequence[str]) -> int:
+    """Trains, evaluates, and says what came of it."""
+    if not args or args[0].startswith("-"):
+        about = f"{_Unnamed.__doc__} Methods: {', '.join(methods.IDS)}."
+        options.parse(_Unnamed, [*args] or ["--help"], "train", about)
+        print("diptych: name the method first: diptych train ID --data SRC --out RUN", file=sys.stderr)
+        return 2
+    name, args = args[0], args[1:]
+    card = methods.card(name)
+    preset = preset_of(name, options.value_of("preset", args))
+    chosen = options.parse(_options(name, preset), args, f"train {name}", f"Train {card.title}: {card.idea}.")
+    return _train(name, chosen)
+
+
+def preset_of(method: str, name: str | None) -> Preset:
+    """A named configuration of a method, or its defaults where no name is given.
+
+    Raises:
+        ValueError: the method has no preset of that name.
+    """
+    if not name:
+        return Preset(methods.config_class(method)())
+    presets = methods.presets(method)
+    if name not in presets:
+        raise ValueError(nearest(name, presets, f"preset of {method} called"))
+    return presets[name]
+
+
+def _options(method: str, preset: Preset) -> type[Any]:
+    groups: list[Any] = [
+        ("run", Options),
+        ("method", methods.config_class(method), field(default=preset.config)),
+        ("recipe", Recipe, field(default=preset.recipe)),
+    ]
+    return make_dataclass("Training", groups, frozen=True)
+
+
+def _train(name: str, chosen: Any) -> int:
+    from diptych.app import api, terminal
+    from diptych.results import to_json
+
+    where: Where = api.Where(device=chosen.run.device, logs=chosen.run.logs)
+    run = api.train(
+        name,
+        chosen.run.data,
+        chosen.run.out,
+        config=chosen.method,
+        recipe=chosen.recipe,
+        val=chosen.run.val,
+        tasks=chosen.run.task,
+        where=where,
+    )
+    if chosen.run.json:
+        print(to_json(run.rows), end="")
+        return 0
+    terminal.results(run.rows, title=f"{name} after {chosen.recipe.samples:,} samples")
+    terminal.say(f"Page:     {chosen.run.out / 'index.html'}")
+    terminal.say(f"Evaluate: diptych evaluate {chosen.run.out} --data SRC")
+    terminal.say(f"Use:      diptych.load({str(chosen.run.out)!r}) in Python")
+    return 0

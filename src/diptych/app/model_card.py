@@ -1,0 +1,108 @@
+"""The model card of a run: what it learned from, with which budget, what it measures, how to load it, where it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from diptych import methods
+from diptych.app import report, wording
+from diptych.app.runs import Run
+from diptych.results import Row
+
+
+def write(run: Run) -> Path:
+    """Writes README.md into the run's folder, and beside the weights, where a hub looks for it."""
+    text = card(run)
+    for folder in (run.folder, run.folder / "checkpoints" / "last"):
+        if folder.is_dir():
+            (folder / "README.md").write_text(text, encoding="utf-8")
+    return run.folder / "README.md"
+
+
+def card(run: Run) -> str:
+    """The model card as Markdown, with the head that the Hugging Face hub reads."""
+    about, done = methods.card(run.method), run.finished
+    train, val = done["train"], done["val"]
+    return "\n".join(
+        [
+            *_head(run),
+            f"# {about.title}, trained on {train['name']}",
+            "",
+            f"{about.title} ({about.year}, [arXiv:{about.arxiv}](https://arxiv.org/abs/{about.arxiv})): {about.idea}.",
+            "",
+            "## Data and budget",
+            "",
+            f"- Learned from {train['samples']:,} samples of `{train['name']}` ({train['split']})"
+            + (f"; licence of the data: {train['licence']}." if train.get("licence") else "."),
+            f"- {done['steps']:,} steps of {run.info['recipe']['batch']:,} samples, "
+            f"{wording.duration(done['seconds'])} on {done['device']}.",
+            f"- {done['parameters']:,} parameters, of which {done['trained_parameters']:,} were trained.",
+            f"- {len(run.quarantine):,} broken samples were skipped.",
+            "",
+            "## Figures",
+            "",
+            f"On {val['samples']:,} samples of `{val['name']}` ({val['split']}), which were not trained on. Intervals "
+            "are bootstrap intervals at 95 %.",
+            "",
+            *_table(run.rows),
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import diptych",
+            "",
+            'model = diptych.load("PATH_OR_HUB_ID")  # this folder, or OWNER/NAME on the hub',
+            'texts = model.embed_text(model.tokenize(["a red bicycle"])).pooled',
+            "```",
+            "",
+            "Trained with:",
+            "",
+            "```sh",
+            report.command(run),
+            "```",
+            "",
+            "## Limits",
+            "",
+            *_limits(run),
+            "",
+        ]
+    )
+
+
+def _head(run: Run) -> list[str]:
+    """YAML for the hub. JSON strings are YAML strings, so that no name from data can break out of its line."""
+    about = methods.card(run.method)
+    tags = ["diptych", about.family, about.id, *about.modalities]
+    lines = ["---", "library_name: diptych", "tags:", *(f"- {tag}" for tag in tags)]
+    licence = run.finished["train"].get("licence")
+    lines += ["license: other", f"license_name: {json.dumps('as the training data: ' + licence)}"] if licence else []
+    return [*lines, "---", ""]
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    lines = ["| task | metric | value | 95 % interval | chance | n |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        cells = [
+            row.task,
+            wording.metric_title(row.metric),
+            wording.figure(row, row.value),
+            wording.interval(row),
+            wording.figure(row, row.chance),
+            f"{row.n:,}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _limits(run: Run) -> list[str]:
+    train, seen = run.finished["train"], run.finished["steps"] * run.info["recipe"]["batch"]
+    frozen = run.finished["trained_parameters"] < run.finished["parameters"]
+    return [
+        f"- It saw {seen:,} samples, {seen / max(train['samples'], 1):,.1f} times the training set, and knows little "
+        "of pictures and words that are not like those of it.",
+        "- The interval covers the draw of the evaluated samples, not that of the seed of training.",
+        *(["- Part of its weights were not trained here: their limits are its limits."] if frozen else []),
+        "- It was not examined for harmful associations, and must not decide about people.",
+    ]

@@ -1,0 +1,115 @@
+"""Data sets by name: the starter set, the world, a folder or URL of shards, and weighted mixtures of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.config import nearest
+
+if TYPE_CHECKING:
+    from diptych.data.dataset import Dataset
+
+STARTER, WORLD = "starter", "world"
+_WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?)$")
+_SPLITS = ("train", "val", "test")
+
+
+class UnknownSource(ValueError):
+    """No data set goes by that name; the sentence says what there is."""
+
+
+def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
+    """One data set from one or several specifications, `SPEC[@weight]` each; several are mixed by weight."""
+    parts = [weighted(spec) for spec in ([specs] if isinstance(specs, str) else specs)]
+    if not parts:
+        raise UnknownSource(f"No data set was named: use --data {STARTER}, --data {WORLD} or --data FOLDER.")
+    opened = [(open_source(spec, split), weight) for spec, weight in parts]
+    if len(opened) == 1:
+        return opened[0][0]
+    from diptych.data.mixture import Mixture
+
+    return Mixture(opened)
+
+
+def weighted(spec: str) -> tuple[str, float]:
+    """`FOLDER@2` -> `("FOLDER", 2.0)`; the weight is 1 where none is given."""
+    found = _WEIGHT.match(spec)
+    if found is None or Path(spec).exists():
+        return spec, 1.0
+    return found["spec"], float(found["weight"])
+
+
+def open_source(spec: str, split: str = "train") -> Dataset:
+    """Opens one data set.
+
+    Args:
+        spec: `starter`, `world`, `world:objects=4,seed=1`, a folder or a URL of shards.
+        split: `train`, `val` or `test`. A data set that was never split gives every tenth sample, chosen by the hash
+            of its key, as `val`, and the others as `train`.
+
+    Raises:
+        UnknownSource: nothing goes by that name, or it has no such split.
+    """
+    name, _, options = spec.partition(":")
+    if name == WORLD:
+        return _world(options, split)
+    if spec == STARTER:
+        return _shards(str(Path(__file__).parents[1] / STARTER), split, name=STARTER)
+    if "://" in spec:
+        return _shards(spec, split)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _shards(str(path), split)
+    if path.exists():
+        raise UnknownSource(f"{spec} is a file, not a folder of shards: make one with `diptych pack {spec} DST`.")
+    near = [STARTER, WORLD, *(_folders(path.parent) if path.parent.is_dir() else [])]
+    raise UnknownSource(nearest(spec, near, "data set, neither a name nor a folder,"))
+
+
+def is_named(spec: str) -> bool:
+    """Whether it is one of our own data sets (`starter`, `world...`) rather than a path that happens to exist."""
+    return spec == STARTER or spec.partition(":")[0] == WORLD
+
+
+def open_splits(spec: str) -> list[Dataset]:
+    """The train and val splits of one of our own data sets."""
+    return [open_source(spec, split) for split in ("train", "val")]
+
+
+def _shards(path: str, split: str, name: str = "") -> Dataset:
+    """A folder or URL of shards; where it has `train` and no `val`, one key in ten of `train` is held out."""
+    from diptych.data.dataset import ShardedData, Subset, splits
+    from diptych.data.shards import split_of
+
+    there = splits(path)
+    has = {wanted: any(s == wanted or s.replace("_", "-").endswith(f"-{wanted}") for s in there) for wanted in _SPLITS}
+    if has["train"] and not has["val"] and split in ("train", "val"):
+        whole = ShardedData(path, "train")
+        held_out = Subset(whole, [i for i in range(len(whole)) if split_of(whole.key(i)) == split])
+        held_out.split = split
+        if split == "val":
+            kept = f"{len(held_out):,} of its {len(whole):,} samples"
+            _notice(f"{whole.name} has no val split: {kept} are held out of train, by the hash of their keys.")
+        return held_out
+    data = ShardedData(path, split)
+    data.name = name or data.name
+    return data
+
+
+def _world(options: str, split: str) -> Dataset:
+    from diptych.world import open_world
+
+    return open_world(options, split)
+
+
+def _folders(parent: Path) -> list[str]:
+    """Folders that hold shards, as names beside a mistyped one."""
+    return [str(path) for path in sorted(parent.iterdir()) if path.is_dir() and any(path.glob("*.tar"))][:1000]
+
+
+def _notice(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""Names and numbers of figures as people read them, on the terminal and on the page."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from diptych.results import Row
+
+_TASKS = {
+    "retrieval": "Retrieval: find the caption of a picture, and the picture of a caption",
+    "hard_gallery": "Retrieval among look-alikes",
+    "foils": "The true caption against almost right ones",
+    "zero_shot": "Classification by the names of the classes alone",
+    "knn": "Classification by the nearest training pictures",
+    "linear_probe": "Linear classifier on frozen features",
+    "pointing": "Pointing: does a word light up its place in the picture",
+    "gap": "Distance between the modalities",
+}
+_METRICS = {
+    "top1": "right class first",
+    "top5": "right class among the first 5",
+    "mean_per_class": "right class first, mean over classes",
+    "accuracy": "right choice",
+    "phrase": "phrase points at its object",
+    "word": "word points at its object",
+    "phrase_alone": "phrase without its sentence points at its object",
+    "gap": "gap between means",
+    "alignment": "distance of true pairs (smaller is closer)",
+    "image_uniformity": "spread of pictures (smaller is wider)",
+    "text_uniformity": "spread of captions (smaller is wider)",
+}
+_SIDES = {"image_to_text": ("picture", "caption"), "text_to_image": ("caption", "picture")}
+
+
+def task_title(task: str) -> str:
+    """`retrieval` -> a line that says what is asked."""
+    return _TASKS.get(task, task.replace("_", " ").capitalize())
+
+
+def metric_title(metric: str) -> str:
+    """`text_to_image_r5` -> `caption → picture, R@5`; an unknown metric keeps its name."""
+    found = re.fullmatch(r"(image_to_text|text_to_image)_(?:r(\d+)|median_rank)", metric)
+    if not found:
+        return _METRICS.get(metric, metric.replace("_", " "))
+    asked, answer = _SIDES[found[1]]
+    return f"{asked} → {answer}, " + (f"R@{found[2]}" if found[2] else "median rank")
+
+
+def headline(row: Row) -> str:
+    """What a figure means, to follow its value: `of 420 captions find their own picture first`."""
+    meaning = {
+        "text_to_image_r1": f"of {row.n:,} captions find their own picture first",
+        "image_to_text_r1": f"of {row.n:,} pictures find their own caption first",
+        "top1": f"of {row.n:,} pictures get their right class first",
+    }
+    return meaning.get(row.metric, f"{metric_title(row.metric)}, of {row.n:,}")
+
+
+def is_share(row: Row) -> bool:
+    """Whether a figure is a share, for which larger is better: its chance level and its value lie in [0, 1]."""
+    return 0 <= row.chance <= 1 and 0 <= row.value <= 1
+
+
+def figure(row: Row, value: float) -> str:
+    """A value of `row`: shares in per cent, other figures with three digits, nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    return f"{100 * value:.1f} %" if is_share(row) else f"{value:.3g}"
+
+
+def interval(row: Row) -> str:
+    """The 95 % interval as `low – high`, empty where there is none."""
+    if math.isnan(row.low) or math.isnan(row.high):
+        return ""
+    return f"{figure(row, row.low).removesuffix(' %')} – {figure(row, row.high)}"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: float) -> str:
+    """`940`, `12,300`, `4.1 M`, `1.2 G`."""
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:,.0f}"

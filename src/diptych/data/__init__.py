@@ -1,0 +1,1 @@
+"""Files -> samples -> batches: shards and their index, decoding within limits, data sets, mixtures, the loader."""

@@ -1,0 +1,251 @@
+"""Recognises what a source is, and reads folders of pictures and foreign WebDataset shards.
+
+Tables are read by `read_tables`, COCO and Karpathy files by `read_annotations`, Hugging Face data sets by `read_hub`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from diptych.data import read_annotations, read_hub, read_tables
+from diptych.data.decode import BrokenSample
+from diptych.data.files import Files, open_files
+from diptych.data.raw import (
+    Item,
+    Notice,
+    RawSample,
+    Reading,
+    Source,
+    SourceError,
+    encode_json,
+    encode_text,
+    image_extension,
+    is_split,
+    key_of,
+    list_words,
+    read_file,
+    split_in,
+    split_name,
+)
+from diptych.data.shards import read_dataset_json, read_index
+from diptych.data.tar import UnreadableTar
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_SIDECARS = (".txt", ".json")
+
+
+def recognise(src: str | Path, reading: Reading | None = None) -> Source:
+    """Finds out what `src` is, or takes `reading.kind` for it.
+
+    A name that starts with `hf:` is a data set of the Hugging Face hub, a URL a folder of shards (read by fsspec);
+    everything else is a file or a folder.
+
+    Raises:
+        SourceError: there is nothing there, or nothing that is understood; the message says what would be.
+    """
+    reading = reading or Reading()
+    if str(src).startswith("hf:") or (reading.kind == "huggingface" and not Path(src).exists()):
+        return read_hub.by_name(str(src).removeprefix("hf:"), reading)
+    if "://" in str(src):
+        return webdataset(str(src), reading)
+    path = Path(src).expanduser()
+    if not path.exists():
+        raise SourceError(f"There is no {src}; a data set of the Hugging Face hub is written hf:{src}.")
+    kind = reading.kind if reading.kind != "auto" else _kind(path)
+    return _READERS[kind](path, reading)
+
+
+def _kind(path: Path) -> str:
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix in read_tables.SUFFIXES:
+            return "table"
+        if suffix in (".json", ".tar"):
+            return "webdataset" if suffix == ".tar" else read_annotations.kind_of(path)
+        known = list_words([*sorted(read_tables.SUFFIXES), ".json", ".tar"])
+        raise SourceError(f"{path.name} is not understood: give a folder, or one of {known}.")
+    if _tars(path):
+        return "webdataset"
+    if read_hub.is_saved(path):
+        return "huggingface"
+    if read_annotations.files_in(path):
+        return read_annotations.kind_of(read_annotations.files_in(path)[0])
+    if read_tables.files_in(path):
+        return "table"
+    return "folder"
+
+
+# -------------------------------------------------------------------------------------------- folders of pictures
+
+
+def image_folder(root: Path, reading: Reading) -> Source:
+    """A folder of pictures; folders named train, val or test are splits, those below (or at the top) are classes.
+
+    A `.txt` beside a picture is its caption, a `.json` beside it its other fields. Pictures without a folder have no
+    class, and a single folder is no class either.
+
+    Raises:
+        SourceError: there is no picture.
+    """
+    base, files = root, _files(root)
+    pictures = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not pictures:
+        raise SourceError(
+            f"{root} holds no pictures ({list_words(sorted(IMAGE_SUFFIXES))}), tables, .tar shards, COCO or Hugging "
+            "Face files; if it is something else, name it with --kind."
+        )
+    tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
+    while len(tops) == 1 and "" not in tops and not is_split(next(iter(tops))):  # all lie in one folder: look inside
+        base = base / tops.pop()
+        files = _files(base)
+        pictures = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
+    nested = bool(tops) and all(is_split(top) for top in tops)
+    labels = {name: _folder_label(name, nested) for name in pictures}
+    classes = tuple(sorted(set(labels.values()) - {""}))
+    classes = classes if len(classes) > 1 else ()
+
+    def samples() -> Iterator[Item]:
+        known = set(files)
+        for name in pictures:
+            split = split_name(name.partition("/")[0]) if nested else ""
+            yield _picture(base, name, split, labels[name] if classes else "", known, reading)
+
+    sidecars = {str(Path(name).with_suffix(suffix)) for name in pictures for suffix in _SIDECARS}
+    ignored = len(set(files) - set(pictures) - sidecars)
+    about = (
+        f"a folder of {len(pictures):,} pictures"
+        + (f" in the splits {list_words(sorted({split_name(top) for top in tops}))}" if nested else "")
+        + (f", with a folder for each of {len(classes):,} classes ({list_words(classes)})" if classes else "")
+        + (
+            ", captions in .txt files beside them"
+            if any(str(Path(p).with_suffix(".txt")) in files for p in pictures[:100])
+            else ""
+        )
+        + (f"; {ignored:,} other files are ignored" if ignored else "")
+    )
+    return Source("folder", about, samples, len(pictures), classes)
+
+
+def _files(root: Path) -> list[str]:
+    """All files below, as sorted relative POSIX names; hidden ones and links to folders are left out."""
+    names = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(folder).relative_to(root).as_posix()
+        names += [name if below == "." else f"{below}/{name}" for name in files if not name.startswith(".")]
+    return sorted(names)
+
+
+def _folder_label(name: str, nested: bool) -> str:
+    folders = name.split("/")[int(nested) : -1]
+    return folders[0] if folders else ""
+
+
+def _picture(base: Path, name: str, split: str, label: str, known: set[str], reading: Reading) -> Item:
+    key = key_of(name)
+    try:
+        image = read_file(base / name, key, reading.limits)
+        members = {image_extension(image, name): image}
+        values = {}
+        for suffix in _SIDECARS:
+            beside = str(Path(name).with_suffix(suffix))
+            # a link could lead to any private file, whose text would then be packed
+            if beside not in known or (base / beside).is_symlink():
+                continue
+            data = read_file(base / beside, key, reading.limits) if suffix == ".json" else (base / beside).read_bytes()
+            if suffix == ".txt":
+                members["txt"] = encode_text(data.decode("utf-8", "surrogateescape"), key)
+            else:
+                values = _json_object(data, beside, key)
+        values |= {"category": label} if label else {}
+        if values:
+            members["json"] = encode_json(values, key)
+    except BrokenSample as broken:
+        return broken
+    return RawSample(key, split, members)
+
+
+def _json_object(data: bytes, name: str, key: str) -> dict[str, object]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BrokenSample(key, f"{name} is not valid JSON") from None
+    if not isinstance(values, dict):
+        raise BrokenSample(key, f"{name} holds no JSON object")
+    return values
+
+
+# --------------------------------------------------------------------------------------------- foreign WebDatasets
+
+
+def webdataset(path: Path | str, reading: Reading) -> Source:
+    """Tar shards of any origin. A split is named by the file (`train-00000.tar`) or the folder that it lies in.
+
+    Raises:
+        SourceError: there is no `.tar`.
+    """
+    place = Path(path) if "://" not in str(path) else None
+    if place is None:
+        files = open_files(str(path))
+        tars = [(files, name, split_in(name)) for name in files.names() if name.endswith(".tar")]
+    else:
+        found = [place] if place.is_file() else _tars(place)
+        folders = {tar.parent: open_files(tar.parent) for tar in found}
+        tars = [
+            (
+                folders[tar.parent],
+                tar.name,
+                split_in(tar.stem) or (split_in(tar.parent.name) if tar.parent != place else ""),
+            )
+            for tar in found
+        ]
+    if not tars:
+        raise SourceError(f"{path} holds no .tar files.")
+    try:
+        classes = tuple(read_dataset_json(tars[0][0]).get("classes", ()))
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+    def samples() -> Iterator[Item]:
+        for files, name, split in tars:
+            yield from _tar_samples(files, name, split, reading)
+
+    named = sorted({split for _, _, split in tars} - {""})
+    about = f"a WebDataset of {len(tars):,} shards" + (f" in the splits {list_words(named)}" if named else "")
+    return Source("webdataset", about, samples, classes=classes)
+
+
+def _tars(path: Path) -> list[Path]:
+    return sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
+
+
+def _tar_samples(files: Files, tar: str, split: str, reading: Reading) -> Iterator[Item]:
+    try:
+        index = read_index(files, tar)
+    except UnreadableTar as error:
+        yield BrokenSample(tar, str(error))
+        return
+    for skipped in index.skipped.values():
+        for reason, names in skipped.names.items():
+            yield Notice(f"members of {tar} left out, because {reason} ({list_words(names)})", skipped.counts[reason])
+    for number in range(len(index)):
+        key, members = index.key(number), index.members(number)
+        name, (_, size) = max(members.items(), key=lambda member: member[1][1])
+        if size > reading.limits.bytes:
+            yield BrokenSample(key, f"its .{name} has {size:,} bytes; the limit is {reading.limits.bytes:,}")
+            continue
+        yield RawSample(key, split, {name: files.read(tar, *where) for name, where in members.items()})
+
+
+_READERS: dict[str, Callable[[Path, Reading], Source]] = {
+    "folder": image_folder,
+    "table": read_tables.table,
+    "coco": read_annotations.coco,
+    "karpathy": read_annotations.karpathy,
+    "huggingface": read_hub.saved,
+    "webdataset": webdataset,
+}

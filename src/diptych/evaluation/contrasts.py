@@ -1,0 +1,79 @@
+"""Retrieval where the wrong answers are almost right: galleries of look-alikes, and captions with one word changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from diptych.evaluation import statistics
+from diptych.evaluation.embed import Bench, CannotEvaluate
+from diptych.evaluation.measures import Measure, Result
+from diptych.evaluation.retrieval import rank_of_best_positive
+
+
+def hard_gallery(bench: Bench) -> Result:
+    """R@1 within groups of look-alikes, both directions; ties lose, equal captions are all right.
+
+    A group is the samples with the same `scene["group"]`; each picture ranks the distinct captions of its group, each
+    caption the group's pictures. A caption that several pictures of the group share is a query once for each.
+    """
+    groups = _groups(bench)
+    captions = [list(dict.fromkeys(bench.captions[row][0] for row in rows)) for rows in groups]
+    features = bench.texts([text for texts in captions for text in texts])
+    keys, hits, chances, ids, start = [], [], [], [], 0
+    for group, (rows, texts) in enumerate(zip(groups, captions, strict=True)):
+        own = np.array([texts.index(bench.captions[row][0]) for row in rows])
+        pairs = np.stack([np.arange(len(rows)), own], axis=1)
+        gallery = features.take(slice(start, start + len(texts)))
+        start += len(texts)
+        ranks = rank_of_best_positive(bench.similarity, bench.images.take(torch.tensor(rows)), gallery, pairs)
+        hits.append(np.stack([ranks[0] == 1, ranks[1][own] == 1], axis=1))
+        pictures_of_caption = np.bincount(own)[own]
+        chances += [(1 / len(texts), pictures / len(rows)) for pictures in pictures_of_caption]
+        keys += [bench.samples[row].key for row in rows]
+        ids += [group] * len(rows)
+    values = np.concatenate(hits).astype(np.int64)
+    estimates = statistics.means(values, clusters=ids)
+    table = {"image_to_text_r1": values[:, 0], "text_to_image_r1": values[:, 1]}
+    figures = zip(table, estimates, np.mean(chances, axis=0).tolist(), strict=True)
+    return Result([Measure(*figure) for figure in figures], {"key": keys, "group": ids, **table})
+
+
+def foils(bench: Bench) -> Result:
+    """Share of pictures whose caption scores above every one of its `negatives`; ties lose. Chance is 1 / (1 + k)."""
+    choices = {
+        row: [bench.captions[row][0], *negatives]
+        for row, sample in enumerate(bench.samples)
+        if bench.captions[row] and (negatives := [text for text in sample.get("negatives") or [] if text.strip()])
+    }
+    if not choices:
+        raise CannotEvaluate(f"foils needs captions with negatives; no sample of {bench.data.name} has both.")
+    features = bench.texts([text for texts in choices.values() for text in texts])
+    hits, start = [], 0
+    for row, texts in choices.items():
+        image, text = bench.images.take(slice(row, row + 1)), features.take(slice(start, start + len(texts)))
+        scores = bench.similarity(image, text)[0][0]  # (1 + k,)
+        hits.append(int(scores[0] > scores[1:].max()))  # no hit where a score is not a number
+        start += len(texts)
+    chance = float(np.mean([1 / len(texts) for texts in choices.values()]))
+    keys = [bench.samples[row].key for row in choices]
+    return Result([Measure("accuracy", statistics.mean(hits), chance)], {"key": keys, "accuracy": hits})
+
+
+def _groups(bench: Bench) -> list[list[int]]:
+    """Rows of the samples of each group of at least two different captions."""
+    found: dict[Any, list[int]] = {}
+    for row, sample in enumerate(bench.samples):
+        scene = sample.get("scene")
+        group = scene.get("group") if isinstance(scene, dict) else None
+        if group is not None and bench.captions[row]:
+            found.setdefault(group, []).append(row)
+    groups = [rows for rows in found.values() if len({bench.captions[row][0] for row in rows}) > 1]
+    if not groups:
+        raise CannotEvaluate(
+            f"hard_gallery needs samples that come in groups (scene['group']); {bench.data.name} has none: "
+            "draw a world of groups, or pack look-alikes with a common `group` in their scene."
+        )
+    return groups

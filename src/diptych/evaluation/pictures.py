@@ -1,0 +1,241 @@
+"""Pictures for people: what was retrieved, where a word points, which classes are taken for which.
+
+Pure functions from pictures, words and numbers to a `Canvas`; `panels` chooses what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from diptych.evaluation.canvas import (
+    BODY,
+    HEADING,
+    INK,
+    MARGIN,
+    MUTED,
+    PAPER,
+    RIGHT,
+    RULE,
+    SMALL,
+    WRONG,
+    Canvas,
+    Style,
+    heading_height,
+    shortened,
+    slanted,
+    wrap,
+)
+
+_THUMB, _GAP = 168, 24
+_HOT = np.array([214, 40, 40], dtype=np.float64)  # the colour of the strongest heat
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """A caption with the pictures that it ranks first; `answer` is shown where the right one is not among them."""
+
+    text: str
+    pictures: Sequence[Image.Image]
+    right: Sequence[bool]
+    rank: int
+    answer: Image.Image
+
+
+@dataclass(frozen=True)
+class FoundTexts:
+    """A picture with the captions that it ranks first; `answer` is shown where the right one is not among them."""
+
+    picture: Image.Image
+    texts: Sequence[str]
+    right: Sequence[bool]
+    rank: int
+    answer: str
+
+
+@dataclass(frozen=True)
+class WordHeat:
+    """A picture and, for each of some words, its heat (h, w) and the box (x0, y0, x1, y1 in [0, 1]) that it names."""
+
+    picture: Image.Image
+    words: Sequence[str]
+    maps: Sequence[np.ndarray]
+    boxes: Sequence[Sequence[float] | None]
+
+
+def text_to_image_grid(found: Sequence[FoundPictures], title: str, subtitle: str) -> Canvas:
+    """A row a caption: the caption, its first pictures, and at the end the right one where it came later."""
+    column, shown = 330, max(len(row.pictures) for row in found)
+    row_height = _THUMB + 2 * _GAP
+    pictures_at = MARGIN + column + _GAP
+    answer_at = pictures_at + shown * (_THUMB + _GAP) + _GAP
+    width = answer_at + _THUMB + MARGIN
+    top = heading_height(width, title, subtitle) + Style(SMALL).height + 8
+    sheet = Canvas(width, top + len(found) * row_height + MARGIN - _GAP)
+    sheet.heading(title, subtitle)
+    heads = Style(SMALL, MUTED)
+    for place in range(shown):
+        centre = pictures_at + place * (_THUMB + _GAP) + _THUMB / 2
+        sheet.line(centre, top - heads.height - 8, str(place + 1), heads, "centre")
+    sheet.line(answer_at + _THUMB / 2, top - heads.height - 8, "right one", heads, "centre")
+    for number, row in enumerate(found):
+        y = top + number * row_height
+        sheet.rule(y)
+        y += _GAP
+        _query_text(sheet, y, row, column)
+        for place, (picture, right) in enumerate(zip(row.pictures, row.right, strict=True)):
+            sheet.picture(pictures_at + place * (_THUMB + _GAP), y, _THUMB, picture, RIGHT if right else None)
+        if not any(row.right):
+            sheet.picture(answer_at, y, _THUMB, row.answer)
+    return sheet
+
+
+def image_to_text_grid(found: Sequence[FoundTexts], title: str, subtitle: str) -> Canvas:
+    """A row a picture: the picture, its first captions in order, and the right one where it came later."""
+    width, body = 1180, Style(BODY)
+    shown = max(len(row.texts) for row in found)
+    step = body.height + 6
+    row_height = max(_THUMB, (shown + 1) * step) + 2 * _GAP
+    top = heading_height(width, title, subtitle)
+    sheet = Canvas(width, top + len(found) * row_height + MARGIN - _GAP)
+    sheet.heading(title, subtitle)
+    texts_at = MARGIN + _THUMB + 2 * _GAP
+    room = width - MARGIN - texts_at - 44
+    for number, row in enumerate(found):
+        y = top + number * row_height
+        sheet.rule(y)
+        y += _GAP
+        sheet.picture(MARGIN, y, _THUMB, row.picture)
+        listed = [(str(place), *answer) for place, answer in enumerate(zip(row.texts, row.right, strict=True), start=1)]
+        if not any(row.right):
+            listed.append((f"{row.rank:,}", row.answer, True))
+        for place, (rank, text, right) in enumerate(listed):
+            style = Style(BODY, RIGHT, bold=True) if right else body
+            sheet.line(texts_at + 26, y + place * step, rank, Style(BODY, RIGHT if right else MUTED), "right")
+            sheet.line(texts_at + 44, y + place * step, shortened(text, style, room), style)
+    return sheet
+
+
+def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
+    """A row a picture: the picture, then the same picture under the heat of each word, on one scale a row.
+
+    A dot marks the strongest place, a dashed frame the box that the word names: green where the dot hits it, else red.
+    """
+    side, words = 190, max(len(row.words) for row in rows)
+    label = Style(BODY)
+    row_height = side + label.height + 8 + 2 * _GAP
+    bar_at = MARGIN + (words + 1) * (side + _GAP)
+    width = bar_at + 100 + MARGIN
+    top = heading_height(width, title, subtitle)
+    sheet = Canvas(width, top + len(rows) * row_height + MARGIN - _GAP)
+    sheet.heading(title, subtitle)
+    for number, row in enumerate(rows):
+        y = top + number * row_height
+        sheet.rule(y)
+        y += _GAP
+        sheet.picture(MARGIN, y, side, row.picture.resize((side, side), Image.Resampling.LANCZOS))
+        low = min(float(np.min(heat)) for heat in row.maps)
+        high = max(float(np.max(heat)) for heat in row.maps)
+        for place, (word, heat, box) in enumerate(zip(row.words, row.maps, row.boxes, strict=True)):
+            x = MARGIN + (place + 1) * (side + _GAP)
+            sheet.picture(x, y, side, _overlaid(row.picture, heat, box, (low, high), side))
+            sheet.line(x + side / 2, y + side + 8, shortened(word, label, side + _GAP - 8), label, "centre")
+        _colour_bar(sheet, bar_at, y, side, (low, high))
+    return sheet
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, subtitle: str) -> Canvas:
+    """Counts (C, C), rows true and columns predicted, shaded by the share of the row; the diagonal is right."""
+    size = len(classes)
+    cell = max(26, min(64, 900 // size))
+    label = Style(BODY if cell >= 30 else SMALL)
+    names = [shortened(name, label, 260) for name in classes]
+    left = MARGIN + round(max(label.width(name) for name in names)) + 44
+    turned = [slanted(name, label) for name in names]
+    width = max(left + size * cell + max(picture.width for picture in turned) - cell // 2 + 16, 760)
+    above = heading_height(width, title, subtitle)
+    top = above + max(picture.height for picture in turned) + Style(SMALL).height + 14
+    sheet = Canvas(width, top + size * cell + MARGIN)
+    sheet.heading(title, subtitle)
+    sheet.line(left, above, "predicted →", Style(SMALL, MUTED))
+    sheet.line(left - 14, top - Style(SMALL).height - 8, "true ↓", Style(SMALL, MUTED), "right")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for row in range(size):
+        y = top + row * cell
+        sheet.line(left - 14, y + (cell - label.height) / 2, names[row], label, "right")
+        picture = turned[row]
+        sheet.image.paste(picture, (left + row * cell + cell // 2 - 8, top - picture.height - 2), picture)
+        for column in range(size):
+            box = (left + column * cell, y, left + (column + 1) * cell, y + cell)
+            _cell(sheet, box, float(shares[row, column]), int(counts[row, column]), right=row == column)
+    sheet.draw.rectangle((left, top, left + size * cell, top + size * cell), outline=MUTED, width=1)
+    return sheet
+
+
+def _query_text(sheet: Canvas, y: int, row: FoundPictures, width: int) -> None:
+    """The caption, and below it the rank of the right picture."""
+    style = Style(HEADING)
+    text = wrap(row.text, style, width, 4)
+    sheet.lines(MARGIN, y, text, style)
+    colour = RIGHT if any(row.right) else MUTED
+    sheet.line(MARGIN, y + len(text) * style.height + 8, f"right picture at rank {row.rank:,}", Style(SMALL, colour))
+
+
+def _overlaid(
+    picture: Image.Image, heat: np.ndarray, box: Sequence[float] | None, scale: tuple[float, float], side: int
+) -> Image.Image:
+    """The picture, paled, under its heat; with the strongest place and the box that would be right."""
+    low, high = scale
+    share = (np.asarray(heat, dtype=np.float64) - low) / max(high - low, 1e-12)  # (h, w) in [0, 1]
+    smooth = Image.fromarray(share.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    alpha = np.clip(np.asarray(smooth, dtype=np.float64), 0, 1)[..., None] * 0.85
+    grey = picture.convert("L").resize((side, side), Image.Resampling.LANCZOS)
+    pale = 110 + np.asarray(grey, dtype=np.float64)[..., None] * (145 / 255)
+    mixed = Image.fromarray((pale * (1 - alpha) + _HOT * alpha).astype(np.uint8))
+    draw = ImageDraw.Draw(mixed)
+    rows, columns = heat.shape
+    row, column = divmod(int(np.argmax(heat)), columns)
+    x, y = (column + 0.5) / columns, (row + 0.5) / rows
+    if box is not None:
+        hit = box[0] <= x <= box[2] and box[1] <= y <= box[3]
+        _dashed(draw, [round(float(value) * (side - 1)) for value in box], RIGHT if hit else WRONG)
+    spot = (x * side, y * side)
+    draw.ellipse((spot[0] - 6, spot[1] - 6, spot[0] + 6, spot[1] + 6), fill=PAPER, outline=INK, width=2)
+    return mixed
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = box
+    for start in range(x0, x1, 12):
+        for y in (y0, y1):
+            draw.line((start, y, min(start + 7, x1), y), fill=colour, width=3)
+    for start in range(y0, y1, 12):
+        for x in (x0, x1):
+            draw.line((x, start, x, min(start + 7, y1)), fill=colour, width=3)
+
+
+def _colour_bar(sheet: Canvas, x: int, y: int, height: int, scale: tuple[float, float]) -> None:
+    """A vertical bar from the weakest to the strongest heat of a row, with both values."""
+    for step in range(height):
+        alpha = (1 - step / (height - 1)) * 0.85
+        colour = tuple(int(value) for value in 255 * (1 - alpha) + _HOT * alpha)
+        sheet.draw.line((x, y + step, x + 18, y + step), fill=colour)
+    sheet.draw.rectangle((x, y, x + 18, y + height - 1), outline=RULE, width=1)
+    style = Style(SMALL, MUTED)
+    sheet.line(x + 28, y - 4, f"{scale[1]:.2f}", style)
+    sheet.line(x + 28, y + height - style.height + 4, f"{scale[0]:.2f}", style)
+
+
+def _cell(sheet: Canvas, box: tuple[int, int, int, int], share: float, count: int, *, right: bool) -> None:
+    """One cell of the matrix: shaded by its share of the row, with its count."""
+    full = np.array(RIGHT if right else WRONG, dtype=np.float64)
+    strength = share**0.7  # small shares stay visible
+    colour = tuple(int(value) for value in 255 * (1 - strength) + full * strength)
+    sheet.draw.rectangle(box, fill=colour, outline=RULE, width=1)
+    if count:
+        style = Style(SMALL if count < 1000 else SMALL - 4, PAPER if strength > 0.55 else INK)
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2 - style.height / 2
+        sheet.line(x, y, str(count), style, "centre")

@@ -1,0 +1,239 @@
+"""The table of tasks, and `evaluate`, which runs those that a method and a data set allow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diptych.batch import MissingField, missing, require
+from diptych.card import EmbedsImages, EmbedsTexts, Grounds, ScoresPairs
+from diptych.config import nearest
+from diptych.data.dataset import Dataset, Subset
+from diptych.evaluation import panels
+from diptych.evaluation.contrasts import foils, hard_gallery
+from diptych.evaluation.embed import Bench, CannotEvaluate, judging, with_implied
+from diptych.evaluation.gap import gap
+from diptych.evaluation.measures import Result, write_samples
+from diptych.evaluation.pointing import pointing
+from diptych.evaluation.probe import knn, linear_probe
+from diptych.evaluation.retrieval import retrieval
+from diptych.evaluation.zero_shot import zero_shot
+from diptych.results import Row
+
+log = logging.getLogger("diptych.evaluation")
+
+_RUN_OF_NEIGHBOURS = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation: what it asks of a method and of a data set, and the function that does it."""
+
+    about: str
+    protocols: tuple[type, ...]
+    needs: tuple[str, ...]
+    function: Callable[[Bench], Result]
+    uses: tuple[str, ...] = ()
+    """fields that it takes where they are there"""
+    draw: Callable[[Bench, Result, Path], None] | None = None
+    """writes pictures into a folder"""
+    trains: bool = False
+    """learns from a training set that is given beside the evaluated one"""
+
+
+_PAIRS = (EmbedsImages, EmbedsTexts, ScoresPairs)
+
+TASKS: dict[str, Task] = {
+    "retrieval": Task(
+        "R@1, R@5, R@10 and median rank, picture to caption and back",
+        _PAIRS,
+        ("image", "text"),
+        retrieval,
+        draw=panels.draw_retrieval,
+    ),
+    "hard_gallery": Task("R@1 among look-alikes", _PAIRS, ("image", "text", "scene"), hard_gallery),
+    "foils": Task("true caption against almost right ones", _PAIRS, ("image", "text", "negatives"), foils),
+    "zero_shot": Task(
+        "classification by the names of the classes",
+        _PAIRS,
+        ("image", "category"),
+        zero_shot,
+        draw=panels.draw_confusion,
+    ),
+    "knn": Task(
+        "classification by the nearest training pictures", (EmbedsImages,), ("image", "category"), knn, trains=True
+    ),
+    "linear_probe": Task(
+        "a linear classifier on frozen features", (EmbedsImages,), ("image", "category"), linear_probe, trains=True
+    ),
+    "pointing": Task(
+        "does a word find its place in the picture",
+        (EmbedsImages, EmbedsTexts, Grounds),
+        ("image", "text", "boxes", "spans"),
+        pointing,
+        uses=("attributes", "scene"),
+        draw=panels.draw_heat,
+    ),
+    "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("image", "text"), gap),
+}
+"""The one lookup table of evaluations: name -> task."""
+
+
+def evaluate(
+    method: Any,
+    data: Dataset,
+    tasks: Sequence[str] = (),
+    *,
+    run: str = "",
+    seed: int = 0,
+    out: Path | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    batch: int = 64,
+    workers: int = 0,
+    train_data: Dataset | None = None,
+) -> list[Row]:
+    """Measures a method on a data set. Every picture and every text is embedded once for all tasks.
+
+    Args:
+        method: an `nn.Module` with `card` and `views`; tasks ask for more by protocol. Its modes are put back after.
+        data: what it is judged on.
+        tasks: names from `TASKS`; none means every task for which the method and the data have what it takes, and
+            the log says which were left out and why.
+        run: name of the run, for the rows.
+        seed: seed of the run, for the rows; the evaluation itself draws with fixed seeds.
+        out: a folder to which samples/TASK.parquet and pictures/*.png are written.
+        limit: judge about this many samples, in runs of 16 neighbours that are spread evenly over the data set, so
+            that sorted sets are covered and groups of neighbours stay together. The same holds for `train_data`.
+        device: where the method computes.
+        batch: samples embedded at a time.
+        workers: processes that read.
+        train_data: what knn and linear_probe learn from.
+
+    Returns:
+        One row a figure, in the order of the tasks.
+
+    Raises:
+        CannotEvaluate: a task that was asked for by name cannot run; one sentence says what is missing.
+        MissingField: the method's own views need a field that the data lacks.
+        ValueError: no such task; the message names the nearest.
+    """
+    _check_own_needs(method, data)
+    chosen = _chosen(method, data, tasks, train_data)
+    keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
+    if not isinstance(method, ScoresPairs):
+        keep_tokens = bool(keep_tokens)
+    notes = [field for name in chosen for field in (*TASKS[name].needs, *TASKS[name].uses)]
+    bed = partial(Bench, method, device=device, batch=batch, workers=workers)
+    bench = bed(limited(data, limit), notes, keep_tokens=keep_tokens)
+    if train_data is not None and any(TASKS[name].trains for name in chosen):
+        bench.train = bed(limited(train_data, limit), ("category",), keep_tokens=False)
+    rows: list[Row] = []
+    with judging(method, device):
+        for name in chosen:
+            result = _run(name, bench, asked=bool(tasks))
+            if result is None:
+                continue
+            rows += _rows(method.card.id, run, data, name, seed, result)
+            if out is not None:
+                _write(name, bench, result, out)
+    return rows
+
+
+def obstacles(method: Any, data: Dataset, train_data: Dataset | None = None) -> dict[str, str]:
+    """For each task that cannot run, the sentence that says why."""
+    found = {name: _obstacle(name, method, data, train_data) for name in TASKS}
+    return {name: sentence for name, sentence in found.items() if sentence}
+
+
+def limited(data: Dataset, limit: int | None) -> Dataset:
+    """About `limit` samples of a data set: runs of 16 neighbours, evenly spread."""
+    if limit is None or limit >= len(data):
+        return data
+    if limit < 1:
+        raise ValueError(f"limit is {limit}: judge at least one sample.")
+    runs, of = -(-limit // _RUN_OF_NEIGHBOURS), -(-len(data) // _RUN_OF_NEIGHBOURS)
+    starts = [run * of // runs * _RUN_OF_NEIGHBOURS for run in range(runs)]
+    indices = [start + step for start in starts for step in range(_RUN_OF_NEIGHBOURS) if start + step < len(data)]
+    return Subset(data, indices[:limit])
+
+
+def _chosen(method: Any, data: Dataset, tasks: Sequence[str], train_data: Dataset | None) -> list[str]:
+    for name in tasks:
+        if name not in TASKS:
+            raise ValueError(nearest(name, TASKS, "evaluation task called"))
+    found = obstacles(method, data, train_data)
+    for name in tasks:
+        if name in found:
+            raise CannotEvaluate(found[name])
+    if not tasks:
+        for sentence in found.values():
+            log.info("left out: %s", sentence)
+    return list(dict.fromkeys(tasks)) or [name for name in TASKS if name not in found]
+
+
+def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None) -> str:
+    """Why a task cannot run, in a sentence; empty if it can."""
+    task = TASKS[name]
+    lacking = [protocol.__name__ for protocol in task.protocols if not isinstance(method, protocol)]
+    if lacking:
+        return f"task {name} cannot run: method {method.card.id} does not implement {', '.join(lacking)}."
+    try:
+        require(with_implied(sorted(data.has)), task.needs, who=f"task {name}", source=f"data set {data.name}")
+        if task.trains and train_data is None:
+            return f"task {name} cannot run: it learns from a training set, and none was given (train_data)."
+        if task.trains and train_data is not None:
+            source = f"training set {train_data.name}"
+            require(with_implied(sorted(train_data.has)), task.needs, who=f"task {name}", source=source)
+    except MissingField as error:
+        return str(error)
+    return ""
+
+
+def _check_own_needs(method: Any, data: Dataset) -> None:
+    """The views of a method may ask for more than the tasks do; a caption can be done without (see `embed.Views`)."""
+    has = [*with_implied(sorted(data.has)), "text", "texts"]
+    if missing(has, method.card.needs):
+        require(has, method.card.needs, who=f"method {method.card.id}", source=f"data set {data.name}")
+
+
+def _run(name: str, bench: Bench, *, asked: bool) -> Result | None:
+    """A task's result; None where it turns out that the samples do not allow it and nobody asked for it by name."""
+    try:
+        return TASKS[name].function(bench)
+    except CannotEvaluate as error:
+        if asked:
+            raise
+        log.info("left out: %s", error)
+        return None
+
+
+def _rows(method: str, run: str, data: Dataset, task: str, seed: int, result: Result) -> list[Row]:
+    source = f"{data.name}/{data.split}" if data.split else data.name
+    return [
+        Row(
+            method=method,
+            run=run,
+            data=source,
+            task=task,
+            metric=measure.metric,
+            value=measure.estimate.value,
+            low=measure.estimate.low,
+            high=measure.estimate.high,
+            n=measure.estimate.n,
+            chance=measure.chance,
+            seed=seed,
+        )
+        for measure in result.measures
+    ]
+
+
+def _write(name: str, bench: Bench, result: Result, out: Path) -> None:
+    write_samples(result.samples, out / "samples" / f"{name}.parquet")
+    draw = TASKS[name].draw
+    if draw is not None:
+        draw(bench, result, out / "pictures")

@@ -1,0 +1,9 @@
+"""How a run is trained: one loop over data, steps and files that knows nothing of any method."""
+
+from __future__ import annotations
+
+from diptych.training.checkpoint import DamagedCheckpoint, SaveFailed
+from diptych.training.loop import Finished, Judge, NonFinite, train
+from diptych.training.state import AfterStep, DifferentRun
+
+__all__ = ["AfterStep", "DamagedCheckpoint", "DifferentRun", "Finished", "Judge", "NonFinite", "SaveFailed", "train"]

@@ -1,0 +1,261 @@
+"""The one training loop. It knows data, steps and files; what is learned it leaves to the method."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Step, require
+from diptych.data.dataset import Dataset
+from diptych.data.loader import Loader
+from diptych.data.mixture import Mixture
+from diptych.recipe import Recipe, Stage
+from diptych.results import Row
+from diptych.training import checkpoint, distributed, optimiser, precision
+from diptych.training.distributed import Place
+from diptych.training.interrupt import Interrupt
+from diptych.training.logs import Log, Update, padding
+from diptych.training.schedule import Span, due, rate
+from diptych.training.state import AfterStep, Run, seed_everything
+
+Evaluate = Callable[[nn.Module], list[Row]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An evaluation, and the figure (larger is better) by which the best checkpoint is chosen."""
+
+    evaluate: Evaluate
+    best: Callable[[list[Row]], float] = lambda rows: rows[0].value
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to.
+
+    `rows` are those of its last evaluation, `seconds` were spent on steps (without evaluations and saving, over all
+    parts of a run that was interrupted), `quarantine` names broken samples with the reason. `complete` is False where a
+    signal ended the run early.
+    """
+
+    rows: list[Row]
+    steps: int
+    seconds: float
+    quarantine: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+class NonFinite(ArithmeticError):
+    """The loss or its gradient is infinite or not a number; `keys` are those of the batch."""
+
+    def __init__(self, sentence: str, keys: Sequence[str]) -> None:
+        super().__init__(sentence)
+        self.keys = list(keys)
+
+
+def train(
+    method: nn.Module,
+    data: Dataset,
+    out: Path,
+    recipe: Recipe,
+    *,
+    evaluate: Evaluate | Judge | None = None,
+    device: str = "auto",
+    logs: Sequence[str] = ("tensorboard",),
+    resume: Literal["auto", "never", "must"] = "auto",
+) -> Finished:
+    """Trains a method, and goes on where an interrupted run of the same settings stopped.
+
+    Afterwards the method holds the weights of its last checkpoint: the averaged ones where the recipe asks for an
+    average.
+
+    Args:
+        method: an `nn.Module` that is a `card.Method`; `AfterStep` is called where it has it.
+        data: what it learns from.
+        out: folder of the run; gets `log.jsonl`, `checkpoints/last` and, with `evaluate`, `checkpoints/best`.
+        recipe: everything else. `recipe.seed` seeds order, augmentation and dropout; initial weights are the caller's.
+        evaluate: called with the method in eval mode; a `Judge` also says what is best (else: the first row's value).
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        logs: names from `training.writers`.
+        resume: `auto` goes on if there is a checkpoint, `must` fails if there is none, `never` deletes it.
+
+    Raises:
+        MissingField: the data lack a field that the method needs.
+        DifferentRun: the checkpoint in `out` is of other settings. DamagedCheckpoint, SaveFailed: files.
+        NonFinite: the loss or its gradient; the keys of the batch are in `nonfinite.json`.
+    """
+    run = _begin(method, data, Path(out), recipe, distributed.join(device))
+    _resume(run, resume)
+    judge = Judge(evaluate) if evaluate and not isinstance(evaluate, Judge) else evaluate
+    stop = run.step == run.steps
+    with Log(run, logs) as log, Interrupt(log.say) as interrupt, closing(steps(run, data)) as updates:
+        log.begin()
+        while not stop:
+            log.step(next(updates))
+            if judge and due(run.step, run.steps, recipe.evaluations):
+                _evaluate(run, judge, log)
+            stop = run.place.any(interrupt.requested) or run.step == run.steps
+            if stop or due(run.step, run.steps, recipe.checkpoints):
+                _save(run, log)
+        if run.step < run.steps:
+            log.say(f"stopped at step {run.step} of {run.steps}: the same command again goes on from {run.last}")
+    run.close()
+    return Finished(run.rows, run.step, run.seconds, run.quarantine, run.step == run.steps)
+
+
+def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
+    """Trains the run to its end, stage after stage; yields after every optimiser step."""
+    for span in run.spans:
+        if run.step >= span.end:
+            continue
+        loss, loader = run.enter(span), _loader(run, span, data)
+        run.method.train()
+        batches = loader.batches(span.position(run.step, run.recipe.batch), span.position(span.end, run.recipe.batch))
+        try:
+            while run.step < span.end:
+                start = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - start
+                update = _step(run, span, loss, batch)
+                update.wait, run.step = waited, run.step + 1
+                run.seconds += time.perf_counter() - start
+                run.quarantine.update(loader.quarantine)
+                yield update
+        finally:
+            loader.close()
+
+
+def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
+    """One optimiser step, on a batch of this process."""
+    recipe, place = run.recipe, run.place
+    seed_everything(recipe.seed, run.step, place.rank)
+    step = Step(place.gather, span.stage.name, run.step, span.progress(run.step))
+    lr = recipe.lr * rate(recipe, run.step - span.start, span.end - span.start)
+    update = Update(span.stage.name, lr=lr, padding=padding(batch))
+    optimiser.set_rate(run.optimiser, lr)
+    _backward(run, loss, place.equal_share(batch), step, update)
+    update.grad_norm = nn.utils.clip_grad_norm_(optimiser.parameters(run.optimiser), recipe.clip or math.inf)
+    _check_finite(run, batch, update)
+    run.optimiser.step()
+    run.optimiser.zero_grad()
+    if isinstance(run.method, AfterStep):
+        with torch.no_grad():
+            run.method.after_step(step)
+    if run.average:
+        run.average.update()
+    return update
+
+
+def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Update) -> None:
+    """The gradient of the mean loss, in as many parts as the recipe says; terms are added up in `update`."""
+    parts = distributed.split(batch, run.recipe.accumulate)
+    for index, part in enumerate(parts):
+        share = part.size / batch.size
+        with distributed.keep_local(loss, index + 1 < len(parts)):
+            with precision.autocast(run.place.device, run.precision):
+                terms = loss(part.to(run.place.device), step)
+            (terms.total * share).backward()
+        for name, value in terms.items():
+            update.terms[name] = update.terms.get(name, 0.0) + value.detach() * share
+        update.watch = {name: _detached(value) for name, value in terms.watch.items()}
+
+
+def _check_finite(run: Run, batch: Batch, update: Update) -> None:
+    figures = {**update.terms, "gradient": update.grad_norm}
+    if bool(torch.isfinite(torch.stack([value.to(torch.float32) for value in figures.values()])).all()):
+        return
+    path = run.out / ("nonfinite.json" if run.place.main else f"nonfinite-{run.place.rank}.json")
+    words = ", ".join(f"{name} {float(value)}" for name, value in figures.items())
+    path.write_text(json.dumps({"step": run.step, "figures": words, "keys": batch.sample_keys}, ensure_ascii=False))
+    raise NonFinite(
+        f"the loss or its gradient is not finite at step {run.step} ({words}): the keys of the batch are in {path}; "
+        f"a lower lr, more warmup or precision='fp32' may help.",
+        batch.sample_keys,
+    )
+
+
+def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) -> Run:
+    card = method.card
+    require(data.has, card.needs, who=card.id, source=f"{data.name} ({data.split})")
+    if recipe.batch % place.world:
+        raise ValueError(f"batch={recipe.batch} cannot be shared out equally among {place.world} processes.")
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in method.stages(recipe):
+        _data_of(stage, data)
+    identity = {"name": data.name, "split": data.split, "samples": len(data)}
+    return Run(method.to(place.device), recipe, place, out, identity)
+
+
+def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
+    if run.place.main:
+        if resume == "never":
+            shutil.rmtree(run.last.parent, ignore_errors=True)
+        checkpoint.find(run.last)
+    run.place.barrier()
+    found = checkpoint.find(run.last)
+    if found:
+        run.restore(*checkpoint.read(found))
+    elif resume == "must":
+        raise FileNotFoundError(f"there is no checkpoint to go on from in {run.last.parent}.")
+
+
+def _loader(run: Run, span: Span, data: Dataset) -> Loader:
+    recipe, place = run.recipe, run.place
+    return Loader(
+        _data_of(span.stage, data),
+        run.method.views,
+        run.method.card.needs,
+        recipe.batch,
+        recipe.seed,
+        workers=recipe.workers,
+        rank=place.rank,
+        world=place.world,
+        max_broken=recipe.max_broken,
+    )
+
+
+def _data_of(stage: Stage, data: Dataset) -> Dataset:
+    if stage.data is None:
+        return data
+    if not isinstance(data, Mixture):
+        raise ValueError(
+            f"stage {stage.name!r} trains on the part {stage.data!r} of a mixture, and {data.name} is none."
+        )
+    return data.part(stage.data)
+
+
+def _evaluate(run: Run, judge: Judge, log: Log) -> None:
+    """Evaluates the averaged weights, where there are such, and keeps the best checkpoint; only in the main process."""
+    if not run.place.main:
+        return
+    with log.busy("evaluating"), run.average.applied() if run.average else nullcontext():
+        seed_everything(run.recipe.seed, run.step)
+        run.rows = judge.evaluate(run.method.eval())
+        run.method.train()
+    log.evaluation(run.rows)
+    score = judge.best(run.rows) if run.rows else -math.inf
+    if score > run.best:
+        run.best, run.best_step = score, run.step
+        checkpoint.write(run, run.last.with_name("best"))
+
+
+def _save(run: Run, log: Log) -> None:
+    for broken in run.place.collect(run.quarantine):
+        run.quarantine.update(broken)
+    if run.place.main:
+        with log.busy("saving"):
+            checkpoint.write(run, run.last)
+
+
+def _detached(value: object) -> object:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,0 +1,29 @@
+"""A procedural world: scenes with exact ground truth, made from a seed, as pictures and as words.
+
+`World` is a data set; `Knobs` set how hard it is; `open_world("objects=4,named=2")` makes one from text.
+"""
+
+from __future__ import annotations
+
+from diptych.world.data import SPLITS, World, open_world
+from diptych.world.draw import Drawing, Sprite, draw
+from diptych.world.generate import scene, vocabulary
+from diptych.world.knobs import Knobs, parse_knobs
+from diptych.world.scene import Background, Object, Relation, Scene
+
+__all__ = [
+    "SPLITS",
+    "Background",
+    "Drawing",
+    "Knobs",
+    "Object",
+    "Relation",
+    "Scene",
+    "Sprite",
+    "World",
+    "draw",
+    "open_world",
+    "parse_knobs",
+    "scene",
+    "vocabulary",
+]

@@ -1,0 +1,180 @@
+"""The knobs that set how hard the world is, and their reading from text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from diptych.config import nearest
+from diptych.world.scene import BACKGROUNDS, COLOURS, SIZES, TEXTURES
+
+Style = Literal["partial", "short", "long", "relations"]
+STYLES: tuple[Style, ...] = get_args(Style)
+SAYABLE = ("colour", "texture", "size")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """How the scenes of a world differ and what their captions say.
+
+    The defaults are meant for small models: most of a picture is a distractor, and a tiny CLIP is far from perfect.
+
+    Raises:
+        ValueError: a value that no scene could have.
+    """
+
+    objects: tuple[int, int] = (5, 6)
+    """fewest and most objects of a scene"""
+    repeats: bool = False
+    """every category occurs about twice in a scene, so that the category alone does not say which object is meant"""
+    shapes: int = 20
+    """how many categories there are: the first of `SHAPES` (the last are hard to tell apart) or of the cut-outs"""
+    colours: int = 10
+    """how many of `COLOURS` there are"""
+    textures: int = len(TEXTURES)
+    """how many of `TEXTURES` there are"""
+    sizes: int = 2
+    """2: objects are small or large; 1: all are alike, and no size is ever said"""
+    grid: int = 0
+    """0: objects stand anywhere; k: each stands in a cell of its own on a grid of k x k"""
+    occlusion: float = 0.3
+    """how deep two objects may overlap, as a share of the smaller one's diameter; 0: all are wholly visible"""
+    tilt: float = 12.0
+    """objects are turned by up to so many degrees to either side"""
+    tint: bool = False
+    """cut-outs are dyed in the object's colour; otherwise they keep their own, and no colour is said"""
+    backgrounds: int = len(BACKGROUNDS)
+    """how many of `BACKGROUNDS` there are; 1: always plain"""
+    clutter: int = 8
+    """at most so many small coloured scraps, which nobody names, lie behind the objects"""
+    noise: float = 0.03
+    """standard deviation of the noise on every pixel, as a share of the whole range"""
+    caption: Style = "partial"
+    """which caption is `text`: `partial` and `relations` name the objects in focus with what `say` lists, `short` with
+    their colours alone, `long` says everything about every object, a sentence each"""
+    named: float = 2.0
+    """how many objects are in focus, the ones that captions name; below 1 a share of them, 0: all"""
+    say: tuple[str, ...] = ("colour", "texture")
+    """the attributes that a caption states beside the category: of colour, texture and size"""
+    composition: float = 0.2
+    """about this share of the (category, colour) pairs is held out: never in other splits, always in `composition`"""
+    hard: int = 1
+    """scenes of `train` come in groups of this size that differ in one attribute of one named object; 1: no groups"""
+    gallery: int = 16
+    """the size of such groups in the split `gallery`"""
+    pixels: int = 64
+    """side of the square pictures"""
+    train: int = 20_000
+    """number of scenes of the split `train`"""
+    evaluation: int = 1_000
+    """number of scenes of every other split"""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+                raise ValueError(f"{name} must be {bound}, not {value}.")
+        low, high = self.objects
+        if not 1 <= low <= high:
+            raise ValueError(f"objects must be a number or a range such as 3-5, not {low}-{high}.")
+        if self.grid and self.grid**2 < high:
+            raise ValueError(f"grid={self.grid} has {self.grid**2} cells for {high} objects: make it larger.")
+        unknown = [word for word in self.say if word not in SAYABLE]
+        if unknown:
+            raise ValueError(f"say: {nearest(unknown[0], SAYABLE, 'attribute')}")
+        if self.caption not in STYLES:
+            raise ValueError(f"caption: {nearest(self.caption, STYLES, 'style')}")
+
+    def focus(self, count: int) -> int:
+        """How many of `count` objects are in focus."""
+        if self.named == 0:
+            return count
+        return min(count, math.ceil(self.named * count) if self.named < 1 else int(self.named))
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "shapes": (1, math.inf),
+    "colours": (1, len(COLOURS)),
+    "textures": (1, len(TEXTURES)),
+    "sizes": (1, len(SIZES)),
+    "grid": (0, math.inf),
+    "occlusion": (0, 0.6),
+    "tilt": (0, 180),
+    "backgrounds": (1, len(BACKGROUNDS)),
+    "clutter": (0, math.inf),
+    "noise": (0, 1),
+    "named": (0, math.inf),
+    "composition": (0, 0.5),
+    "hard": (1, math.inf),
+    "gallery": (2, math.inf),
+    "pixels": (8, 4096),
+    "train": (1, math.inf),
+    "evaluation": (1, math.inf),
+}
+
+
+def parse_knobs(text: str) -> Knobs:
+    """Knobs from text such as `objects=3-5,named=2,say=colour+size`; what is not named keeps its default.
+
+    Raises:
+        ValueError: an unknown name (the nearest knob is named), or a value that does not fit.
+    """
+    return Knobs(**parse_options(text, READERS))
+
+
+def parse_options(text: str, readers: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The values of `name=value,name=value`, each read by the reader of its name."""
+    values = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in readers:
+            raise ValueError(nearest(name, readers, "knob of the world called"))
+        if not equals or not value:
+            raise ValueError(f"{name} needs a value: write {name}=VALUE.")
+        if name in values:
+            raise ValueError(f"{name} is given twice.")
+        try:
+            values[name] = readers[name](value)
+        except ValueError as error:
+            raise ValueError(f"{name}={value} is not understood: {error}") from None
+    return values
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError("say true or false.")
+    return text.lower() in ("true", "1", "yes")
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return whole(low), whole(high or low)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(text.split("+"))
+
+
+def whole(text: str) -> int:
+    """A whole number, or a ValueError that says so."""
+    if not text.isdecimal():
+        raise ValueError("it must be a whole number.")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("it must be a number.") from None
+
+
+_BY_TYPE: dict[type, Callable[[str], Any]] = {bool: _bool, int: whole, float: _float, str: str}
+READERS: dict[str, Callable[[str], Any]] = {
+    "objects": _range,
+    "say": _words,
+    **{field.name: _BY_TYPE[type(field.default)] for field in fields(Knobs) if type(field.default) in _BY_TYPE},
+}

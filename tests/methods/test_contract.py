@@ -1,0 +1,174 @@
+"""What every method gets for nothing: one file of tests over all of them.
+
+A method that is new in `methods.IDS` is tested here from then on, on a small configuration of itself.
+"""
+
+import re
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from diptych import methods
+from diptych.batch import Batch, Step
+from diptych.card import EmbedsImages, EmbedsTexts, Method, ScoresPairs
+from diptych.data.dataset import Subset
+from diptych.data.loader import Loader, collate
+from diptych.recipe import Recipe
+from diptych.training import train
+from diptych.world.data import World
+
+SMALL = {
+    "image_size": 32,
+    "image_width": 32,
+    "image_layers": 1,
+    "image_heads": 2,
+    "text_width": 32,
+    "text_layers": 1,
+    "text_heads": 2,
+    "embed": 16,
+}
+
+
+@pytest.fixture(params=methods.IDS)
+def id(request) -> str:
+    return request.param
+
+
+def small(id: str, **options):
+    config_class = methods.config_class(id)
+    names = {field.name for field in fields(config_class)}
+    torch.manual_seed(0)
+    return methods.build(id, config_class(**{k: v for k, v in {**SMALL, **options}.items() if k in names}))
+
+
+def world(size: int = 64) -> World:
+    return World(split="train", size=size)
+
+
+def batch_of(method, size: int = 8) -> Batch:
+    data = world(size)
+    samples = [data.read(index, method.card.needs) for index in range(size)]
+    return collate([method.views(sample, None) for sample in samples])
+
+
+def outputs(method, batch: Batch) -> list[torch.Tensor]:
+    """What a method computes, by the protocols that it has."""
+    method.eval()
+    found = []
+    with torch.no_grad():
+        if isinstance(method, EmbedsImages) and isinstance(method, EmbedsTexts):
+            image, text = method.embed_image(batch), method.embed_text(batch)
+            found += [*image, *text]
+            if isinstance(method, ScoresPairs):
+                found += method.similarity(image, text)
+        found += list(method.loss(batch, Step()).values())
+    return found
+
+
+def test_is_a_method(id: str) -> None:
+    method = small(id)
+    assert isinstance(method, Method)
+    assert sum(stage.share for stage in method.stages(Recipe())) == pytest.approx(1)
+
+
+def test_views_repeat_with_their_seed(id: str) -> None:
+    method = small(id, crop=(0.3, 1.0))
+    sample = world().read(3, method.card.needs)
+    one, same, other = (method.views(sample, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one if one[name].shape == other[name].shape)
+    still, again = (method.views(sample, None) for _ in range(2))
+    assert all(torch.equal(still[name], again[name]) for name in still)
+
+
+def test_overfits_eight_samples(id: str) -> None:
+    method = small(id)
+    batch = batch_of(method)
+    optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    first = method.loss(batch, Step()).total.item()
+    for _ in range(150):
+        optimiser.zero_grad()
+        method.loss(batch, Step()).total.backward()
+        optimiser.step()
+    assert method.loss(batch, Step()).total.item() < 0.1 * first
+
+
+def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
+    method = small(id, freeze=(r"^image\.", r"^text_head"))
+    stage = method.stages(Recipe())[0]
+    trains = {
+        name: any(re.search(p, name) for p in stage.train) and not any(re.search(p, name) for p in stage.freeze)
+        for name, _ in method.named_parameters()
+    }
+    assert any(trains.values())
+    assert not all(trains.values())
+    for name, parameter in method.named_parameters():
+        parameter.requires_grad_(trains[name])
+    method.loss(batch_of(method), Step()).total.backward()
+    for name, parameter in method.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert reached == trains[name], name
+
+
+def test_save_and_load_give_the_same_outputs(id: str, tmp_path) -> None:
+    method = small(id)
+    batch = batch_of(method)
+    method.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
+    loaded = methods.method_class(id).from_pretrained(tmp_path)
+    assert loaded.config == method.config
+    for mine, theirs in zip(outputs(method, batch), outputs(loaded, batch), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_stop_and_resume_give_the_same_losses(id: str, tmp_path) -> None:
+    recipe = Recipe(samples=96, batch=16, lr=1e-3, workers=0, evaluations=0, checkpoints=3, ema=0.9, precision="fp32")
+    data = Subset(world(40), range(40))
+    unbroken = small(id)
+    train(unbroken, data, tmp_path / "unbroken", recipe, logs=())
+    with pytest.raises(KeyboardInterrupt):
+        train(_stops_after(small(id), calls=4), data, tmp_path / "broken", recipe, logs=())
+    resumed = small(id)
+    train(resumed, data, tmp_path / "broken", recipe, logs=())
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def _stops_after(method, calls: int):
+    """The same method, whose loss is interrupted at the given call."""
+    loss, seen = method.loss, []
+
+    def interrupted(batch, step):
+        seen.append(1)
+        if len(seen) > calls:
+            raise KeyboardInterrupt
+        return loss(batch, step)
+
+    method.loss = interrupted
+    return method
+
+
+def test_reads_only_what_it_needs_through_the_loader(id: str) -> None:
+    method = small(id)
+    loader = Loader(world(20), method.views, method.card.needs, batch=8, seed=0, workers=0)
+    batch = next(iter(loader.batches()))
+    assert batch.size == 8
+    assert np.isfinite(method.loss(batch, Step()).total.item())
+
+
+PAPER_PARAMETERS = {
+    "clip": 151_277_313,  # ViT-B/32: openai/CLIP and open_clip
+    "siglip": None,
+    "filip": None,
+}
+
+
+def test_paper_preset_builds_on_the_meta_device(id: str) -> None:
+    preset = methods.presets(id)["paper"]
+    with torch.device("meta"):
+        method = methods.build(id, preset.config, weights=False)
+    count = sum(parameter.numel() for parameter in method.parameters())
+    assert count == PAPER_PARAMETERS[id]
+    assert replace(preset.recipe, seed=1).seed == 1
