@@ -2,8 +2,11 @@
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 
+import numpy as np
 from PIL import Image
 
 from diptych.data.shards import ShardWriter
@@ -46,3 +49,54 @@ def special(name, kind, target=""):
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+# --- headers that claim any size, with next to nothing behind them ---
+
+
+def png_header(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def webp_header(width, height):
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + bytes(32)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_header(width, height):
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", width, height)
+        + bytes(3)
+        + b","
+        + struct.pack("<HHHH", 0, 0, width, height)
+        + b"\0\2\0;"
+    )
+
+
+def bmp_header(width, height):
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, *[0] * 6)
+
+
+def jpeg_header(width, height):
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)

@@ -164,8 +164,12 @@ def test_json_is_complete_and_plain(tmp_path: Path) -> None:
     assert "shown" not in values
 
 
-def test_limit_looks_at_the_first_samples_only(tmp_path: Path) -> None:
-    assert inspect(table(tmp_path / "in", ROWS), limit=2).samples == 2
+def test_limit_looks_at_some_samples_only(tmp_path: Path) -> None:
+    path = table(tmp_path / "in", ROWS)
+    assert inspect(path, limit=2).splits == {"train": 2}
+    pack(path, tmp_path / "out")
+    data = [ShardedData(tmp_path / "out", split) for split in ("train", "val")]
+    assert inspect(data, limit=3).splits == {"train": 2, "val": 1}
 
 
 def test_a_source_that_is_nothing(tmp_path: Path) -> None:

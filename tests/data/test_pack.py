@@ -273,6 +273,34 @@ def test_json_lines_with_bad_rows(tmp_path: Path) -> None:
     assert json.loads(data.raw(1)["json"]) == {"phrases": ["pixels"]}, "a damaged field is taken out, and noted"
 
 
+def test_an_unclosed_quote_does_not_swallow_the_table(tmp_path: Path) -> None:
+    write(tmp_path / "0.png", picture(0))
+    lines = ["image,text", "0.png,fine", '0.png,"not closed', *["0.png,lost"] * 200]
+    report = pack(write(tmp_path / "t.csv", "\n".join(lines)), tmp_path / "out", packing=ANY)
+    assert list(report.broken) == ["t.csv:3"]
+    assert "quote" in report.broken["t.csv:3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "image_name| comment_number| comment\n0.png| 0| a dog\n0.png| 1| one dog\n"),
+        ("t.tsv", "file\tcaption\n0.png\ta dog\n0.png\tone dog\n"),
+        ("t.csv", '\ufefffilename;text\n0.png;"a dog"\n0.png;one dog\n'),
+        ("t.csv", 'id,sentences\n0,"[""a dog"", ""one dog""]"\n'),
+        ("t.json", '[{"image": "0.png", "caption": ["a dog", "one dog"]}]'),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "pictures"])
+def test_tables_as_they_are_found(tmp_path: Path, name: str, text: str, folder: str) -> None:
+    write(tmp_path / "in" / folder / "0.png", picture(0))
+    table = write(tmp_path / "in" / name, text)
+    reading = Reading(image_column="id") if text.startswith("id") else Reading()
+    report = pack(table, tmp_path / "out", reading, Packing(split="train"))
+    assert [sample.texts for sample in contents(report)["train"].values()] == [["a dog", "one dog"]]
+    assert ("pictures in pictures/" in report.about) == bool(folder)
+
+
 def test_parquet_with_pictures_inside(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import tarfile
 
@@ -58,7 +59,8 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
         write_set(tmp_path / name, 5)
     for file in (TAR, sidecar(TAR)):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    info = tarfile.open(tmp_path / "a" / TAR).getmembers()[0]
+    with tarfile.open(tmp_path / "a" / TAR) as tar:
+        info = tar.getmembers()[0]
     assert (info.mtime, info.uid, info.gid, info.uname) == (0, 0, 0, "")
 
 
@@ -141,7 +143,7 @@ def test_a_split_is_never_overwritten(tmp_path):
 )
 def test_names_that_could_not_be_read_back_are_refused(tmp_path, key, extension):
     with (
-        pytest.raises(ValueError, match="cannot be a member|read back as|broken"),
+        pytest.raises(ValueError, match=r"cannot be a member|read back as"),
         ShardWriter(tmp_path, "t") as writer,
     ):
         writer.add(key, {extension: b"x"})
@@ -149,9 +151,12 @@ def test_names_that_could_not_be_read_back_are_refused(tmp_path, key, extension)
 
 
 def test_the_same_key_twice_in_a_row_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="comes twice"), ShardWriter(tmp_path, "t") as writer:
+    with ShardWriter(tmp_path, "t") as writer:
         writer.add("a", {"txt": b"1"})
-        writer.add("a", {"txt": b"2"})
+        with pytest.raises(ValueError, match="comes twice"):
+            writer.add("a", {"txt": b"2"})
+        with pytest.raises(ValueError, match="has no members"):
+            writer.add("b", {})
 
 
 # --- names and the scan -----------------------------------------------------------------------------------------------
@@ -173,7 +178,7 @@ def test_scanning_finds_what_the_standard_library_finds(kind):
     ]
     assert contents == [name * n for n, name in enumerate(names)]
     ends = [0, *found.key_ends]
-    keys = [found.keys[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+    keys = [found.keys[a:b].decode() for a, b in itertools.pairwise(ends)]
     assert keys == ["a", "ü/ß", long, "z"]
     assert list(found.first) == [0, 2, 3, 5]
     assert not found.skipped

@@ -92,7 +92,7 @@ def open_clip_names(tmp_path_factory: pytest.TempPathFactory, hf_folders: dict[s
             "text_cfg": {**bert, "context_length": 16, "hf_pooler_type": "mean_pooler"},
         },
         "tiny-siglip": {
-            "embed_dim": 24,
+            "embed_dim": 32,
             "init_logit_bias": -10,
             "custom_text": True,
             "vision_cfg": vision,

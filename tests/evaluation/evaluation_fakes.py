@@ -22,7 +22,12 @@ class MemoryData:
     """Samples from a list of dictionaries; `reads` counts how often each field was decoded."""
 
     def __init__(
-        self, samples: Sequence[Mapping[str, Any]], *, classes: Sequence[str] = (), name: str = "memory", split: str = "val"
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        *,
+        classes: Sequence[str] = (),
+        name: str = "memory",
+        split: str = "val",
     ) -> None:
         self.records = [{"image": _PIXEL, **sample} for sample in samples]
         self.name = name
@@ -115,7 +120,10 @@ class TokenMethod(TableMethod):
     def tokenize(self, texts: list[str]) -> Batch:
         """Start token, then a token a word; embeddings of words come from the table of texts."""
         longest = max(len(text.split()) for text in texts) + 1
-        ids, mask = torch.zeros(len(texts), longest, dtype=torch.long), torch.zeros(len(texts), longest, dtype=torch.bool)
+        ids, mask = (
+            torch.zeros(len(texts), longest, dtype=torch.long),
+            torch.zeros(len(texts), longest, dtype=torch.bool),
+        )
         for row, text in enumerate(texts):
             for place, word in enumerate(["<start>", *text.split()]):
                 if word not in self.names:

@@ -9,7 +9,15 @@ from torch.testing import assert_close
 
 from diptych.evaluation.embed import Bench, CannotEvaluate, judging
 from diptych.evaluation.probe import fit_linear, knn, linear_probe, logistic_regression, neighbour_votes
-from diptych.evaluation.zero_shot import TEMPLATES, class_features, class_scores, confusion, rank_of_class, readable, zero_shot
+from diptych.evaluation.zero_shot import (
+    TEMPLATES,
+    class_features,
+    class_scores,
+    confusion,
+    rank_of_class,
+    readable,
+    zero_shot,
+)
 
 
 def values(result) -> dict[str, float]:
@@ -117,16 +125,28 @@ def test_neighbour_votes_by_hand() -> None:
     assert_close(two, torch.tensor([[1.0, float(np.exp((train[1, 0] - 1) / 0.07)), 0.0]]))
 
 
-def test_logistic_regression_agrees_with_scikit_learn() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
+def test_logistic_regression_finds_the_minimum() -> None:
+    """The penalised loss is convex: where its gradient is zero is the one minimum."""
     features, labels = blobs(300, 4, seed=0, spread=0.6)
-    features = features.double()
-    standard = (features - features.mean(0)) / features.std(0, correction=0)
-    # scikit-learn minimises C x sum of losses + |w|^2 / 2: C = 1 / (n x strength)
-    theirs = linear_model.LogisticRegression(C=1 / (300 * 0.01), tol=1e-9, max_iter=2000).fit(standard.numpy(), labels)
-    weight, bias = logistic_regression(features, torch.tensor(labels), 4, 0.01)
-    ours = torch.softmax(features @ weight.T + bias, dim=1)
-    assert_close(ours, torch.from_numpy(theirs.predict_proba(standard.numpy())), atol=1e-4, rtol=0)
+    features, target = features.double() * torch.tensor([1.0, 5.0, 0.1, 1.0]) + 3, torch.tensor(labels)
+    fitted, offset = logistic_regression(features, target, 4, 0.01)
+    spread, centre = features.std(0, correction=0), features.mean(0)
+    weight = (fitted * spread).requires_grad_()  # for standardised features, on which the penalty acts
+    bias = (offset + fitted @ centre).requires_grad_()
+    loss = F.cross_entropy((features - centre) / spread @ weight.T + bias, target) + 0.005 * weight.square().sum()
+    loss.backward()
+    assert_close(weight.grad, torch.zeros_like(weight), atol=1e-5, rtol=0)
+    assert_close(bias.grad, torch.zeros_like(bias), atol=1e-5, rtol=0)
+    assert float(weight.detach().norm()) > 1
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    features, labels = blobs(60, 3, seed=5)
+    plain = logistic_regression(features, torch.tensor(labels), 3, 0.01)[0]
+    constant = torch.cat([features, torch.full((60, 1), 7.0)], dim=1)
+    weight = logistic_regression(constant, torch.tensor(labels), 3, 0.01)[0]
+    assert_close(weight[:, :3], plain, atol=1e-4, rtol=0)
+    assert_close(weight[:, 3], torch.zeros(3, dtype=torch.float64))
 
 
 def test_the_strength_is_chosen_without_the_evaluated_set_and_helps() -> None:

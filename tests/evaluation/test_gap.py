@@ -38,7 +38,16 @@ def test_the_mean_of_the_pairs_is_the_distance_of_the_centroids() -> None:
     text = F.normalize(torch.randn(50, 6, generator=generator) - 1, dim=-1).double()
     assert gap_of_pairs(image, text).mean() == pytest.approx(float((image.mean(0) - text.mean(0)).norm()))
     assert uniformity(image).value == pytest.approx(
-        np.log(np.mean([np.exp(-2 * float((image[i] - image[j]).square().sum())) for i in range(50) for j in range(50) if i != j]))
+        np.log(
+            np.mean(
+                [
+                    np.exp(-2 * float((image[i] - image[j]).square().sum()))
+                    for i in range(50)
+                    for j in range(50)
+                    if i != j
+                ]
+            )
+        )
     )
 
 

@@ -62,7 +62,9 @@ def sheets() -> dict[str, Canvas]:
     ]
     heat = np.arange(16.0).reshape(4, 4)
     rows = [
-        pictures.WordHeat(thing("red"), ["word", LONG, "x"], [heat, heat.T, -heat], [None, [0.7, 0.7, 1, 1], [0, 0, 1, 1]]),
+        pictures.WordHeat(
+            thing("red"), ["word", LONG, "x"], [heat, heat.T, -heat], [None, [0.7, 0.7, 1, 1], [0, 0, 1, 1]]
+        ),
         pictures.WordHeat(thing("blue"), ["flat"], [np.zeros((7, 5))], [None]),
     ]
     names = [f"class with quite a long name {i}" for i in range(25)]
@@ -120,12 +122,14 @@ def test_the_heat_is_strongest_where_it_is_strongest() -> None:
 def test_rare_classes_are_put_together() -> None:
     counts = np.diag(np.arange(30, 0, -1))
     counts[29, 0] = 5  # the rarest is taken for the first
-    folded, names = _largest(counts, [f"c{i}" for i in range(30)])
+    folded, names, others = _largest(counts, [f"c{i}" for i in range(30)])
     assert folded.shape == (25, 25)
     assert folded.sum() == counts.sum()
+    assert others
     assert names[-1] == "6 other classes"
     assert folded[24, 0] == 5
     assert folded[24, 24] == counts.diagonal()[24:].sum()
-    few, kept = _largest(np.array([[2, 0, 1], [0, 0, 0], [0, 0, 0]]), ["a", "never", "guessed"])
+    few, kept, rest = _largest(np.array([[2, 0, 1], [0, 0, 0], [0, 0, 0]]), ["a", "never", "guessed"])
+    assert not rest
     assert kept == ["a", "guessed"]
     assert few.tolist() == [[2, 1], [0, 0]]

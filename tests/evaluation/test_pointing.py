@@ -15,7 +15,9 @@ PATCHES = torch.eye(4)  # top left is red, top right green, bottom left blue, bo
 
 def measured(method, samples):
     with judging(method, "cpu"):
-        return pointing(Bench(method, MemoryData(samples), ("text", "boxes", "spans", "attributes", "scene"), keep_tokens=True))
+        return pointing(
+            Bench(method, MemoryData(samples), ("text", "boxes", "spans", "attributes", "scene"), keep_tokens=True)
+        )
 
 
 def values(result) -> dict[str, float]:

@@ -160,7 +160,9 @@ def test_equal_captions_are_right_for_all_their_pictures() -> None:
 def test_columns_of_the_samples_are_what_the_figures_are_means_of() -> None:
     rng = torch.Generator().manual_seed(1)
     data = MemoryData([{"text": f"thing {i}"} for i in range(30)])
-    method = TableMethod(torch.randn(30, 4, generator=rng), {f"thing {i}": torch.randn(4, generator=rng) for i in range(30)})
+    method = TableMethod(
+        torch.randn(30, 4, generator=rng), {f"thing {i}": torch.randn(4, generator=rng) for i in range(30)}
+    )
     result = measured(retrieval, method, data)
     for name, value in values(result).items():
         column = [one for one in result.samples[name] if one is not None]
@@ -184,6 +186,30 @@ def test_late_interaction_uses_the_two_matrices_in_their_directions() -> None:
     assert list(result.samples["image_to_text_median_rank"][:2]) == [int(rank) for rank in expected]
     expected = [(to_image[:, 0] >= to_image[0, 0]).sum(), (to_image[:, 1] >= to_image[1, 1]).sum()]
     assert list(result.samples["text_to_image_median_rank"][2:]) == [int(rank) for rank in expected]
+
+
+@pytest.mark.parametrize("side", [None, 2])
+def test_texts_of_all_lengths_are_ranked_in_their_own_order(side) -> None:
+    """Tiles are formed by length; ranks come back in the order of the texts."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(1, 9, (17,), generator=generator)
+    mask = torch.arange(9)[None] < lengths[:, None]
+    text = Features(torch.randn(17, 9, 4, generator=generator), torch.zeros(17, 4), mask)
+    image = Features(torch.randn(11, 5, 4, generator=generator), torch.zeros(11, 4), torch.ones(11, 5).bool())
+
+    def similarity(image: Features, text: Features):
+        pairs = torch.einsum("ipd,jtd->ijpt", image.tokens, text.tokens).masked_fill(~text.mask[None, :, None], -9.0)
+        words = (pairs.amax(2) * text.mask).sum(2) / text.mask.sum(1)
+        return pairs.amax(3).mean(2), words
+
+    pairs = np.array([(i % 11, i) for i in range(17)])
+    to_text, to_image = (matrix.numpy() for matrix in similarity(image, text))
+    by_image, by_text = rank_of_best_positive(similarity, image, text, pairs, side=side)
+    assert list(by_text) == [int((to_image[:, t] >= to_image[i, t]).sum()) for i, t in pairs]
+    right = np.zeros((11, 17), dtype=bool)
+    right[pairs[:, 0], pairs[:, 1]] = True
+    best = np.where(right, to_text, -np.inf).max(1, keepdims=True)
+    assert list(by_image) == (((to_text >= best) & ~right).sum(1) + 1).tolist()
 
 
 def test_tokens_are_not_kept_for_a_method_that_compares_pooled_vectors() -> None:
@@ -274,7 +300,9 @@ def test_hard_gallery_with_a_shared_caption() -> None:
     """Three pictures, two of which carry one caption: each is right for it, and chance says so."""
     scenes = [{"text": text, "scene": {"group": "g"}} for text in ("a", "a", "b")]
     alone = [{"text": "c", "scene": {"group": "h"}}, {"text": "d", "scene": {}}]  # no group of two captions: left out
-    method = TableMethod([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], {"a": [1.0, 0.0], "b": [0.0, 1.0]})
+    method = TableMethod(
+        [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    )
     result = measured(hard_gallery, method, MemoryData(scenes + alone), "scene")
     assert list(result.samples["image_to_text_r1"]) == [1, 0, 1]
     assert list(result.samples["text_to_image_r1"]) == [1, 1, 0]  # b: pictures 1 and 2 tie
@@ -294,15 +322,17 @@ def test_foils_by_hand() -> None:
         {"text": "b", "negatives": ["a"]},  # wrong
         {"text": "a", "negatives": ["a"]},  # a tie loses
         {"text": "a", "negatives": [""]},  # nothing to be told from: not counted
+        {"text": "b", "negatives": ["a", "c"]},  # above one of two
     ]
-    method = TableMethod([[1.0, 0.0]] * 4, table)
+    method = TableMethod([[1.0, 0.0]] * 5, table)
     result = measured(foils, method, MemoryData(samples), "negatives")
-    assert result.samples["accuracy"] == [1, 0, 0]
-    assert values(result) == {"accuracy": pytest.approx(1 / 3)}
-    assert chances(result) == {"accuracy": pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)}
+    assert result.samples["accuracy"] == (1, 0, 0, 0)
+    assert result.samples["pairwise"] == (1, 0, 0, 0.5)
+    assert values(result) == {"accuracy": 1 / 4, "pairwise": 1.5 / 4}
+    assert chances(result) == {"accuracy": pytest.approx((1 / 3 + 1 / 2 + 1 / 2 + 1 / 3) / 4), "pairwise": 0.5}
 
 
 def test_foils_of_a_broken_method_are_not_right() -> None:
     data = MemoryData([{"text": "a", "negatives": ["b"]}])
     result = measured(foils, TableMethod([[math.nan, math.nan]]), data, "negatives")
-    assert values(result) == {"accuracy": 0}
+    assert values(result) == {"accuracy": 0, "pairwise": 0}

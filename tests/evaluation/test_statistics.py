@@ -77,6 +77,19 @@ def test_clusters_are_drawn_together() -> None:
     assert apart.high - apart.low == pytest.approx((single.high - single.low) / math.sqrt(5), rel=0.1)
 
 
+def test_few_hits_in_clusters_count_as_many_trials_as_their_variance_says() -> None:
+    clusters = np.repeat(np.arange(50), 4)
+    together, apart = np.zeros(200), np.zeros(200)
+    together[:8] = 1  # two whole clusters
+    apart[::25] = 1  # eight hits in as many clusters
+    wide, narrow = statistics.mean(together, clusters=clusters), statistics.mean(apart, clusters=clusters)
+    assert wide.value == narrow.value == 0.04
+    assert (wide.low, wide.high) == pytest.approx(statistics.wilson(0.04, 50), abs=0.002)
+    assert (narrow.low, narrow.high) == pytest.approx(statistics.wilson(0.04, 200))
+    never = statistics.mean(np.zeros(200), clusters=clusters)
+    assert (never.low, never.high) == statistics.wilson(0, 50)
+
+
 def test_mean_per_class_weighs_classes_alike() -> None:
     values = [1, 1, 1, 1, 1, 1, 0, 0, 0, 1]
     classes = [7, 7, 7, 7, 7, 7, 2, 2, 2, 2]

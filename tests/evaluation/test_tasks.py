@@ -122,8 +122,18 @@ def test_what_only_the_samples_tell_is_logged_too(caplog) -> None:
     ("task", "method", "sample", "sentence"),
     [
         ("pointing", TableMethod(torch.eye(1)), {"text": "a"}, "method table does not implement Grounds"),
-        ("retrieval", ImagesOnly(torch.eye(1)), {"text": "a"}, "method eyes does not implement EmbedsTexts, ScoresPairs"),
-        ("foils", TableMethod(torch.eye(1)), {"text": "a"}, "task foils needs negatives, which data set memory does not"),
+        (
+            "retrieval",
+            ImagesOnly(torch.eye(1)),
+            {"text": "a"},
+            "method eyes does not implement EmbedsTexts, ScoresPairs",
+        ),
+        (
+            "foils",
+            TableMethod(torch.eye(1)),
+            {"text": "a"},
+            "task foils needs negatives, which data set memory does not",
+        ),
         ("zero_shot", TableMethod(torch.eye(1)), {"text": "a"}, "task zero_shot needs category"),
         ("knn", TableMethod(torch.eye(1)), {"category": "a"}, r"none was given \(train_data\)"),
         ("hard_gallery", TableMethod(torch.eye(1)), {"text": "a", "scene": {}}, "come in groups"),
@@ -164,7 +174,7 @@ def test_files_beside_the_figures(tmp_path) -> None:
                 assert row.value == pytest.approx(np.mean(column)), (task, row.metric)
                 assert row.n == len(column)
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
-    assert pictures == ["confusion.png", "image_to_text.png", "pointing.png", "text_to_image.png"]
+    assert pictures == ["confusion.png", "image_to_text.png", "pointing.png", "text_to_image.png", "words.png"]
 
 
 def test_modes_and_gradients_are_as_before() -> None:

@@ -159,9 +159,10 @@ def test_reads_only_what_it_needs_through_the_loader(id: str) -> None:
 
 
 PAPER_PARAMETERS = {
-    "clip": 151_277_313,  # ViT-B/32: openai/CLIP and open_clip
-    "siglip": None,
-    "filip": None,
+    "clip": 151_277_313,  # ViT-B/32 of openai/CLIP and open_clip
+    "siglip": 203_155_970,  # ViT-B-16-SigLIP of open_clip
+    # CLIP's, with maps of 768 x 256 and 512 x 256 in place of 768 x 512 and 512 x 512
+    "filip": 151_277_313 - (768 + 512) * 512 + (768 + 512) * 256,
 }
 
 

@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_good_one(tmp_path) -> No
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may grow beyond this, as on a full disk
     try:
-        with pytest.raises(SaveFailed, match="checkpoint of step 2 could not be .* the one of step 1 is kept") as error:
+        with pytest.raises(SaveFailed, match=r"checkpoint of step 2 could .* that of step 1 is kept") as error:
             checkpoint.write(run, run.last)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -52,6 +52,14 @@ def test_a_meter_averages_each_term_over_the_steps_that_had_it() -> None:
     assert meter.record(batch=4)["terms"] == {"a": 7.0}
 
 
+def test_records_of_several_processes_are_averaged() -> None:
+    one = {"loss": 1.0, "terms": {"a": 1.0}, "wait": 0.2, "padding": None, "memory_gb": 1.0, "lr": 0.1}
+    two = {"loss": 3.0, "terms": {"a": 3.0}, "wait": 0.4, "padding": 0.5, "memory_gb": 2.0, "lr": 0.1}
+    both = {"loss": 2.0, "terms": {"a": 2.0}, "wait": pytest.approx(0.3), "padding": 0.5, "memory_gb": 2.0, "lr": 0.1}
+    assert logs.merged([one, two]) == both
+    assert logs.merged([one]) == one
+
+
 def test_the_words_of_a_record() -> None:
     record = {"terms": {"a": 1.0, "b": 0.5}, "loss": 1.5, "samples_per_second": 100.0, "wait": 0.25, "memory_gb": 1.26}
     line = logs.line_of(record, left=370_000)

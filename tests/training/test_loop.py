@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import Config, Toy, ToyData, recipe, same
 from torch import nn
+from toy import Config, Toy, ToyData, recipe, same
 
 from diptych.batch import Batch, MissingField, Terms
 from diptych.card import Card
@@ -125,8 +125,10 @@ def test_every_sample_once_an_epoch_and_broken_ones_shift_nothing(tmp_path) -> N
     train(whole, ToyData(200), tmp_path / "whole", recipe(samples=400, batch=10), logs=())
     finished = train(holed, ToyData(200, broken=(3, 77)), tmp_path / "holed", recipe(samples=400, batch=10), logs=())
     assert sorted(key for keys in whole.seen[:20] for key in keys) == sorted(f"toy-{i}" for i in range(200))
-    assert [[key for key in keys if key not in ("toy-3", "toy-77")] for keys in whole.seen] == list(map(list, holed.seen))
-    assert finished.quarantine == {key: "it is made to be broken" for key in ("toy-3", "toy-77")}
+    assert [[key for key in keys if key not in ("toy-3", "toy-77")] for keys in whole.seen] == list(
+        map(list, holed.seen)
+    )
+    assert finished.quarantine == dict.fromkeys(("toy-3", "toy-77"), "it is made to be broken")
 
 
 def test_a_batch_with_no_sample_left_changes_nothing(tmp_path) -> None:

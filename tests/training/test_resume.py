@@ -146,7 +146,9 @@ def test_broken_again_and_again(tmp_path, monkeypatch) -> None:
             run(method, tmp_path / "broken", settings, judge)
     run(Toy(config), tmp_path / "broken", settings)
     for name in ("model", "state"):
-        mine, theirs = (load_file(tmp_path / r / f"checkpoints/last/{name}.safetensors") for r in ("unbroken", "broken"))
+        mine, theirs = (
+            load_file(tmp_path / r / f"checkpoints/last/{name}.safetensors") for r in ("unbroken", "broken")
+        )
         assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
     assert curve(tmp_path / "unbroken") == curve(tmp_path / "broken")
 
@@ -211,7 +213,11 @@ def test_what_leaves_the_weights_alone_may_change(tmp_path, monkeypatch) -> None
     method, judge = breaking(Toy(), "loss", 7, monkeypatch)
     with pytest.raises(Killed):
         run(method, tmp_path / "broken", recipe(), judge)
-    run(resumed := Toy(), tmp_path / "broken", replace(recipe(), workers=1, evaluations=3, checkpoints=5, max_broken=0.5))
+    run(
+        resumed := Toy(),
+        tmp_path / "broken",
+        replace(recipe(), workers=1, evaluations=3, checkpoints=5, max_broken=0.5),
+    )
     assert same(unbroken, resumed)
 
 

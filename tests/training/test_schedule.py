@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_warm_up_rises_to_the_peak_and_cosine_falls_from_it() -> None:
     assert found[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert found[8] == pytest.approx(0.5)  # half way down
     assert found[6] == pytest.approx((1 + 2**-0.5) / 2)
-    assert all(early > late for early, late in zip(found[4:], found[5:], strict=False))
+    assert all(early > late for early, late in pairwise(found[4:]))
 
 
 def test_linear_constant_and_final_rate() -> None:
@@ -57,7 +58,7 @@ def test_events_are_as_many_as_asked_and_the_last_is_at_the_end(steps: int, time
     events = [step for step in range(1, steps + 1) if due(step, steps, times)]
     assert len(events) == times
     assert events[-1] == steps
-    gaps = [late - early for early, late in zip([0, *events], events, strict=False)]
+    gaps = [late - early for early, late in pairwise([0, *events])]
     assert max(gaps) - min(gaps) <= 1
 
 

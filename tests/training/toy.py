@@ -119,7 +119,15 @@ class ToyData:
 
 def recipe(**changes: object) -> Recipe:
     """12 steps of 4, on one process."""
-    defaults = {"samples": 48, "batch": 4, "lr": 1e-2, "workers": 0, "evaluations": 0, "checkpoints": 3, "precision": "fp32"}
+    defaults = {
+        "samples": 48,
+        "batch": 4,
+        "lr": 1e-2,
+        "workers": 0,
+        "evaluations": 0,
+        "checkpoints": 3,
+        "precision": "fp32",
+    }
     return Recipe(**{**defaults, **changes})
 
 

@@ -17,7 +17,7 @@ import torch
 from diptych import methods, results, training
 from diptych.app import look, model_card, report, runs, sources, wording
 from diptych.batch import require
-from diptych.evaluation import tasks as tasks_module
+from diptych.evaluation import tasks as evaluation
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
@@ -53,8 +53,6 @@ class Measuring:
     """samples at once"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    seed: int = 0
-    """seed of the bootstrap"""
 
 
 def train(
@@ -102,7 +100,7 @@ def train(
             return runs.read(out)
     torch.manual_seed(recipe.seed)
     model = methods.build(method, config)
-    judge = _judge(held_out, tasks, out.name, where.on_the_way)
+    judge = _judge(held_out, info, out.name, where.on_the_way)
     done = training.train(model, learn, out, recipe, evaluate=judge, device=where.device, logs=where.logs)
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
@@ -130,7 +128,7 @@ def evaluate(
         split: split of the data.
         out: folder for results, per-sample results and pictures; `RUN/evaluations/DATA-SPLIT` where none is given.
         checkpoint: `last`, or `best` by the evaluations during training.
-        how: limit, batch, device, seed.
+        how: limit, batch, device.
 
     Returns:
         The figures, each with interval, number of samples and chance.
@@ -139,21 +137,23 @@ def evaluate(
     is_run = (folder / runs.RUN).is_file()
     if data is None and not is_run:
         raise ValueError(f"{run} does not say what it was trained on: name the data to measure on with --data.")
-    specs = _specs(data) if data else _specs_of(runs.read(folder))
+    trained = runs.read(folder).info if is_run else {"recipe": {"seed": 0}, "data": {}}
+    specs = _specs(data or trained["data"]["val"] or trained["data"]["data"])
     dataset = sources.open_sources(specs, split)
     model = load(run, checkpoint)
     if out is None and is_run:
         out = folder / "evaluations" / f"{_file_name(dataset.name)}-{split}"
-    rows = tasks_module.evaluate(
+    rows = evaluation.evaluate(
         model,
         dataset,
         tasks,
         run=folder.name,
-        seed=how.seed,
+        seed=trained["recipe"]["seed"],
         out=Path(out) if out else None,
         limit=how.limit,
         device=str(choose_device(how.device)),
         batch=how.batch,
+        train_data=_train_split(specs, split),
     )
     if out:
         results.write(rows, Path(out))
@@ -186,13 +186,14 @@ def load(run: str | Path, checkpoint: str = "last") -> nn.Module:
     return methods.method_class(read_description(folder)["method"]).from_pretrained(folder)  # type: ignore[attr-defined,no-any-return]
 
 
-def _judge(held_out: Dataset, tasks: Sequence[str], name: str, limit: int) -> training.Judge:
+def _judge(held_out: Dataset, info: dict[str, Any], name: str, limit: int) -> training.Judge:
     """Evaluates on the way, on some samples; the best checkpoint has the largest mean of the shares."""
-    quick = tuple(tasks) or (("retrieval",) if {"image", "texts"} <= set(held_out.has) else ())
+    quick = tuple(info["tasks"]) or (("retrieval",) if {"image", "texts"} <= set(held_out.has) else ())
 
     def judge(model: nn.Module) -> list[Row]:
         device = str(next(model.parameters()).device)
-        return tasks_module.evaluate(model, held_out, quick, run=name, limit=limit, device=device)
+        seed = info["recipe"]["seed"]
+        return evaluation.evaluate(model, held_out, quick, run=name, seed=seed, limit=limit, device=device)
 
     return training.Judge(judge, best=mean_share)
 
@@ -207,7 +208,16 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: 
     """The evaluation on all samples, and what is written for people."""
     (out / "quarantine.json").write_text(json.dumps(done.quarantine, indent=1, ensure_ascii=False), encoding="utf-8")
     device = str(next(model.parameters()).device)
-    rows = tasks_module.evaluate(model, held_out, tuple(info["tasks"]), run=out.name, out=out, device=device)
+    rows = evaluation.evaluate(
+        model,
+        held_out,
+        tuple(info["tasks"]),
+        run=out.name,
+        seed=info["recipe"]["seed"],
+        out=out,
+        device=device,
+        train_data=learn,
+    )
     results.write(rows, out)
     if not (out / "pictures" / "pointing.png").is_file():
         look.draw(model, held_out, out / "pictures", device=device)
@@ -227,6 +237,16 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: 
     report.write([run], out / "index.html")
 
 
+def _train_split(specs: Sequence[str], split: str) -> Dataset | None:
+    """What a probe learns from: the train split of the same data, where there is one."""
+    if split == "train":
+        return None
+    try:
+        return sources.open_sources(specs, "train")
+    except FileNotFoundError:  # the data has no such split; probes are then left out, and the log says so
+        return None
+
+
 def _told(data: Dataset) -> dict[str, Any]:
     licence = getattr(data, "info", {}).get("licence", "")
     return {"name": data.name, "split": data.split, "samples": len(data), "licence": licence}
@@ -240,10 +260,6 @@ def _device_name(device: str) -> str:
 
 def _specs(data: Data) -> list[str]:
     return [data] if isinstance(data, str) else list(data)
-
-
-def _specs_of(run: runs.Run) -> list[str]:
-    return list(run.info["data"]["val"] or run.info["data"]["data"])
 
 
 def _file_name(name: str) -> str:

@@ -29,7 +29,7 @@ PRETRAINED: Mapping[str, Any] = {
 PRETRAINED_RECIPE = Recipe(samples=24_000, batch=64, lr=1e-3, workers=1, evaluations=4, checkpoints=4)
 
 SMALL: Mapping[str, Any] = {"image_size": 64}
-SMALL_RECIPE = Recipe(samples=60_000, batch=64, lr=1e-3, workers=1, evaluations=4, checkpoints=4)
+SMALL_RECIPE = Recipe(samples=64_000, batch=64, lr=1e-3, workers=1, evaluations=4, checkpoints=4)
 
 
 def demo(out: Path, data: str = STARTER) -> list[Row]:

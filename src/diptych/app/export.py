@@ -69,7 +69,8 @@ class Part:
     tensors: dict[str, Tensor]
     others: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    form: Form | None = None
+    activation: str = ""  # gelu or quick_gelu, of CLIP's own transformers only
+    plain: bool = False  # CLIP's own form, which open_clip can also hold without `custom_text`
 
 
 def export(method: Any, to: str, out: Path) -> Path:
@@ -241,8 +242,8 @@ def _tokenizer(encoder: TextEncoder) -> dict[str, Any]:
 def _open_clip(method: DualEncoder, out: Path) -> Files:
     image = _open_clip_image(method.image, method.image_head.weight)
     text = _open_clip_text(method.text, method.text_head.weight, out)
-    plain = image.form is not None and text.form is not None
-    activations = {part.form.activation for part in (image, text) if part.form is not None}
+    plain = image.plain and text.plain
+    activations = {part.activation for part in (image, text) if part.activation}
     if len(activations) > 1:
         raise ExportError("open_clip has one activation for both towers, and these have gelu and quick_gelu.")
     tensors = {f"visual.{name}": value for name, value in image.tensors.items()}
@@ -276,15 +277,17 @@ def _open_clip_image(encoder: ImageEncoder, head: Tensor) -> Part:
             "mlp_ratio": form.inner / form.width,
             "norm_kwargs": {"eps": form.eps},
         }
-        return Part(section, form.weights | {"proj": head.T}, form=form)
+        return Part(section, form.weights | {"proj": head.T}, activation=form.activation, plain=True)
     kind = type(encoder).__name__
     if kind == "TimmImage":
         return _timm(encoder, head)
     if kind == "OpenClipViT":
-        return Part(_section(encoder, "vision_cfg"), encoder.get_submodule("visual").state_dict() | {"proj": head.T})
+        section, activation = _section(encoder, "vision_cfg")
+        tensors = encoder.get_submodule("visual").state_dict()
+        return Part(section, tensors | {"proj": head.T}, activation=activation)
     if kind == "OpenClipResNet":
         tensors = encoder.get_submodule("visual").state_dict()
-        return Part(_section(encoder, "vision_cfg"), _fold(tensors, "attnpool.c_proj", head))
+        return Part(_section(encoder, "vision_cfg")[0], _fold(tensors, "attnpool.c_proj", head))
     raise ExportError(
         f"open_clip has no image tower like {encoder.name}: it takes vit, timm, open_clip and the CLIP towers of hf:."
     )
@@ -314,9 +317,10 @@ def _open_clip_text(encoder: TextEncoder, head: Tensor, out: Path) -> Part:
     if form is not None:
         return _causal(encoder, form, head)
     if type(encoder).__name__ == "OpenClipText":
-        section = _section(encoder, "text_cfg") | {"hf_tokenizer_name": "tokenizer.json"}
+        section, activation = _section(encoder, "text_cfg")
         tensors = _fold(encoder.get_submodule("text").state_dict(), "text_projection", head)
-        return Part(section, tensors, _tokenizer(encoder))
+        section["hf_tokenizer_name"] = "tokenizer.json"
+        return Part(section, tensors, _tokenizer(encoder), activation=activation)
     if type(encoder).__name__ == "HfText":
         return _hf(encoder, head, out)
     raise ExportError(
@@ -342,7 +346,9 @@ def _causal(encoder: TextEncoder, form: Form, head: Tensor) -> Part:
     if encoder.tokenizer.pad in encoder.tokenizer.backend.get_added_tokens_decoder():
         files = _tokenizer(encoder)
         section["hf_tokenizer_name"] = "tokenizer.json"  # open_clip only looks whether there is a name
-    return Part(section, _cut(form, encoder) | {"text_projection": head.T}, files, form=form)
+    return Part(
+        section, _cut(form, encoder) | {"text_projection": head.T}, files, activation=form.activation, plain=True
+    )
 
 
 def _hf(encoder: Any, head: Tensor, out: Path) -> Part:
@@ -363,15 +369,16 @@ def _hf(encoder: Any, head: Tensor, out: Path) -> Part:
     return Part(section, tensors | {"proj.weight": head}, files, [note])
 
 
-def _section(encoder: Any, name: str) -> dict[str, Any]:
-    """The section of open_clip's own configuration that its tower was built from, for the size of picture in use."""
+def _section(encoder: Any, name: str) -> tuple[dict[str, Any], str]:
+    """What open_clip built its tower from, for the size of picture in use, and the activation of its transformers."""
     import open_clip
 
     base = encoder.name.removeprefix("open_clip:").partition("/")[0]
-    section = dict(open_clip.get_model_config(base)[name])
+    model = open_clip.get_model_config(base)
+    section = dict(model[name])
     if name == "vision_cfg":
         section["image_size"] = encoder.image_size
-    return section
+    return section, "quick_gelu" if model.get("quick_gelu") else "gelu"
 
 
 def _fold(tensors: dict[str, Tensor], layer: str, head: Tensor) -> dict[str, Tensor]:

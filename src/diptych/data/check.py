@@ -131,12 +131,25 @@ def _category(key: str, members: Mapping[str, bytes], checks: Checks) -> str:
 
 
 def _decode_all(key: str, members: dict[str, bytes], checks: Checks, notes: list[str]) -> dict[str, Any]:
-    """Decodes field by field; fields of the `.json` that cannot be read are taken out of it."""
+    """Every field decoded; fields of the `.json` that cannot be read are taken out of it."""
+    names = sorted(fields_of(members, classes=checks.classes, limits=checks.limits))
+    numbered = "label" in names and not checks.classes and "cls" not in members  # a class that has no number yet
+    names = [name for name in names if not (numbered and name == "label")]
+    try:
+        values = dict(decode_sample(key, members, names, classes=checks.classes, limits=checks.limits))
+    except (BrokenSample, ModuleNotFoundError):
+        values = _decode_each(key, members, names, checks, notes)
+    if numbered and ("category" in values or _has_number(members)):
+        values["label"] = None
+    return values
+
+
+def _decode_each(
+    key: str, members: dict[str, bytes], names: list[str], checks: Checks, notes: list[str]
+) -> dict[str, Any]:
+    """The slow way, which finds out what is damaged."""
     values: dict[str, Any] = {}
-    for name in sorted(fields_of(members, classes=checks.classes, limits=checks.limits)):
-        if name == "label" and not checks.classes and "cls" not in members:
-            values |= {"label": None} if "category" in values or _has_number(members) else {}
-            continue
+    for name in names:
         try:
             values[name] = decode_sample(key, members, [name], classes=checks.classes, limits=checks.limits)[name]
         except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -154,8 +155,8 @@ class ShardedData:
             return tuple(told)
         tars = [tar for names in self._shards.values() for tar in names]
         cached = cache_file("classes", "\n".join(self.files.stamp(tar) for tar in tars), ".json")
-        if cached.exists():
-            return tuple(json.loads(cached.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError):  # not there yet, or damaged
+            return tuple(map(str, json.loads(cached.read_bytes())))
         found: set[str] = set()
         if "category" in self.coverage:
             found = {category for tar in tars for category in _categories(self.files, tar, self.limits)}

@@ -139,9 +139,10 @@ class RemoteFiles:
         Raises:
             OSError: the request failed several times.
         """
+        system, address = self._files(), self._address(name)
         for attempt in range(_TRIES):
             try:
-                return bytes(self._files().cat_file(self._address(name), start=offset, end=offset + size))
+                return bytes(system.cat_file(address, start=offset, end=offset + size))
             except FileNotFoundError:
                 raise
             except Exception as error:  # each fsspec back end has exceptions of its own

@@ -88,7 +88,7 @@ def _json_key(name: str) -> str:
 
 def _lossless(image: Any) -> bytes:
     out = io.BytesIO()
-    image.convert("RGB").save(out, "WEBP", lossless=True, exact=True, method=4)
+    image.convert("RGB").save(out, "WEBP", lossless=True, exact=True, method=1)  # 9 times faster than 4, 2 % larger
     return out.getvalue()
 
 

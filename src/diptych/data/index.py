@@ -160,14 +160,16 @@ def load(data: bytes, tar: str, tar_size: int) -> Index | None:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["key", "ext"])
         metadata = file.schema_arrow.metadata or {}
-        if int(metadata[_TAR_SIZE]) != tar_size or file.metadata.num_rows > MAX_MEMBERS:
+        rows = file.metadata.num_rows
+        if int(metadata[_TAR_SIZE]) != tar_size or rows > min(MAX_MEMBERS, tar_size // BLOCK):
             return None
-        table = file.read(["key", "ext", "offset", "size"])
+        table = file.read(["key", "ext", "offset", "size"]).unify_dictionaries()
+        table.validate(full=True)  # Arrow itself believes the numbers in a file
         skipped = [Skipped(dict(counts), dict(names)) for counts, names in json.loads(metadata[_SKIPPED])]
         return _from_table(table, tar, tar_size, skipped)
-    except (KeyError, ValueError, TypeError, pa.ArrowException):
+    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException):
         return None
 
 
@@ -175,26 +177,27 @@ def _from_table(table: Any, tar: str, tar_size: int, skipped: list[Skipped]) -> 
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not len(table):
+        return from_members(Members(skipped=skipped[0] if skipped else Skipped()), tar)
+    if any(column.null_count for column in table.columns):
+        return None
     offset, size = (table[name].to_numpy().astype(np.int64) for name in ("offset", "size"))
     wrong = (offset < BLOCK) | (offset % BLOCK != 0) | (size < 0) | (size > MAX_SIZE) | (offset + size > tar_size)
-    if wrong.any():
-        return None
-    ext = table["ext"].combine_chunks().dictionary_encode()
-    ext = ext.combine_chunks() if isinstance(ext, pa.ChunkedArray) else ext
+    key, ext = (table[name].combine_chunks() for name in ("key", "ext"))  # dictionaries: a long name costs once
     extensions = tuple(ext.dictionary.to_pylist())
-    if len(extensions) > MAX_EXTENSIONS or any(split_name(f"x.{name}") != ("x", name) for name in extensions):
+    if wrong.any() or len(extensions) > MAX_EXTENSIONS or any(not _plain(name) for name in extensions):
         return None
-    column = table["key"].combine_chunks().cast(pa.large_string())
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    begins = np.flatnonzero(_changes(column, pc))
-    keys = column.take(pa.array(begins))
+    numbers = key.indices.to_numpy()
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    chosen = pa.array(numbers[begins])
+    if pc.sum(pc.binary_length(key.dictionary).take(chosen)).as_py() > tar_size:  # names lie in the tar as well
+        return None
+    keys = key.dictionary.cast(pa.large_string()).take(chosen)
     if _unfit(keys, pc):
         return None
-    key_ends = np.frombuffer(keys.buffers()[1], np.int64)[: len(keys) + 1]
-    text = keys.buffers()[2]
     return Index(
-        np.frombuffer(text, np.uint8) if text else np.empty(0, np.uint8),
-        key_ends,
+        np.frombuffer(keys.buffers()[2] or b"", np.uint8),
+        np.frombuffer(keys.buffers()[1], np.int64)[: len(keys) + 1],
         np.append(begins, len(size)).astype(np.int64),
         ext.indices.to_numpy().astype(np.uint16),
         (offset // BLOCK).astype(np.uint32),
@@ -206,12 +209,8 @@ def _from_table(table: Any, tar: str, tar_size: int, skipped: list[Skipped]) -> 
     )
 
 
-def _changes(keys: Any, pc: Any) -> np.ndarray:
-    """True where a key differs from the one before it."""
-    if not len(keys):
-        return np.zeros(0, bool)
-    rest = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
-    return np.concatenate([[True], rest.astype(bool)])
+def _plain(extension: str) -> bool:
+    return split_name(f"x.{extension}") == ("x", extension)  # raises ValueError for a pickle
 
 
 def _unfit(keys: Any, pc: Any) -> bool:
@@ -219,4 +218,4 @@ def _unfit(keys: Any, pc: Any) -> bool:
     text = np.frombuffer(keys.buffers()[2] or b"", np.uint8)
     control = bool(((text < 0x20) | (text == 0x7F) | (text == ord("\\"))).any())
     climbs = pc.or_(pc.match_substring(keys, ".."), pc.starts_with(keys, "/"))
-    return control or bool(pc.any(climbs).as_py()) or keys.null_count > 0
+    return control or bool(pc.any(climbs).as_py())

@@ -150,7 +150,9 @@ def inspect(
     pictures: int = 24,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Inspection:
-    """Looks at every sample once (or at the first `limit`), decoding all of its fields.
+    """Looks at every sample once, decoding all of its fields.
+
+    With a `limit` it looks at so many only: evenly over data sets, or at the first of a source that cannot be counted.
 
     `data` is what `pack` takes: a path, or one or several data sets. `cards` are the methods that might run on it,
     `pictures` the number of samples kept for the contact sheet, drawn at random.
@@ -167,7 +169,7 @@ def inspect(
         datasets = listed(data)
         total = sum(len(dataset) for dataset in datasets)
         names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
-        items = _from_datasets(datasets)
+        items = _from_datasets(datasets, min(1.0, limit / max(1, total)) if limit else 1.0)
         found = Inspection(names, f"{total:,} samples")
     tally = _Tally(pictures)
     for number, item in enumerate(islice(items, limit) if limit else items, start=1):
@@ -210,14 +212,14 @@ def _from_source(source: Source, reading: Reading) -> Iterator[_Item]:
             yield item
 
 
-def _from_datasets(datasets: Sequence[Dataset]) -> Iterator[_Item]:
+def _from_datasets(datasets: Sequence[Dataset], share: float) -> Iterator[_Item]:
     for dataset in datasets:
         names = [name for name in FIELDS if name in dataset.has]
         skipped: Mapping[str, Any] = getattr(dataset, "skipped", {})
         for tar, left_out in skipped.items():
             for reason, count in left_out.counts.items():
                 yield Notice(f"members of {tar} left out, because {reason}", count)
-        for index in range(len(dataset)):
+        for index in np.linspace(0, len(dataset) - 1, round(share * len(dataset))).astype(int).tolist():
             try:
                 yield _Seen(dataset.key(index), dataset.split, dataset.read(index, names))
             except BrokenSample as broken:

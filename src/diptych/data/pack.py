@@ -23,7 +23,7 @@ from diptych.data.decode import BrokenSample
 from diptych.data.files import open_files
 from diptych.data.freeze import frozen, listed
 from diptych.data.index import store
-from diptych.data.raw import Item, Notice, RawSample, Reading, Source, SourceError, list_words, split_order
+from diptych.data.raw import Item, Notice, Packing, RawSample, Reading, Source, SourceError, list_words, split_order
 from diptych.data.readers import recognise
 from diptych.data.shards import ShardWriter, read_index, sidecar, split_of, write_dataset_json
 
@@ -35,28 +35,6 @@ Progress = Callable[[int, int | None], None]
 
 _EARLY = 1000  # samples after which a pack stops if too many are broken, rather than at the end
 _COMMON = 0.95  # a data set has a field if at least this share of its samples has it
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a data set is written."""
-
-    split: str = ""
-    """put all samples into this split; else the source says, else one key in ten (by its SHA-1) goes to val"""
-    caption: str = "a picture of {category}"
-    """caption for samples that have a class and no caption; empty makes none"""
-    max_side: int = 0
-    """pictures with a longer side are made smaller and encoded again; 0 copies all bytes unchanged"""
-    quality: int = 90
-    """of JPEG pictures that are encoded again"""
-    max_broken: float = 0.05
-    """largest share of broken samples; above it nothing is written"""
-    shard_bytes: int = 256 << 20
-    """size of a shard"""
-    name: str = ""
-    """of the data set; else that of the destination"""
-    licence: str = ""
-    """what the data may be used for; kept in dataset.json"""
 
 
 @dataclass

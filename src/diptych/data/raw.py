@@ -91,6 +91,28 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How a data set is written."""
+
+    split: str = ""
+    """put all samples into this split; else the source says, else one key in ten (by its SHA-1) goes to val"""
+    caption: str = "a picture of {category}"
+    """caption for samples that have a class and no caption; empty makes none"""
+    max_side: int = 0
+    """pictures with a longer side are made smaller and encoded again; 0 copies all bytes unchanged"""
+    quality: int = 90
+    """of JPEG pictures that are encoded again"""
+    max_broken: float = 0.05
+    """largest share of broken samples; above it nothing is written"""
+    shard_bytes: int = 256 << 20
+    """size of a shard"""
+    name: str = ""
+    """of the data set; else that of the destination"""
+    licence: str = ""
+    """what the data may be used for; kept in dataset.json"""
+
+
+@dataclass(frozen=True)
 class Source:
     """A source that was recognised; `samples()` reads it from the start, each time it is called."""
 

@@ -28,6 +28,7 @@ from diptych.data.raw import (
     split_name,
 )
 
+_MOST_FILES = 50  # .json files of a folder that are looked into; more of them are sidecars of pictures
 _LOOKED_AT = 20  # pictures that are looked for in a folder before it is ruled out
 
 
@@ -48,21 +49,25 @@ class _Picture:
 def files_in(folder: Path) -> list[Path]:
     """The COCO or Karpathy files of a folder: `annotations/*.json`, or `*.json` at its top."""
     for pattern in ("annotations/*.json", "*.json"):
-        found = [path for path in sorted(folder.glob(pattern)) if _opening(path)]
+        there = sorted(folder.glob(pattern))
+        found = [path for path in there if _opening(path) in ("coco", "karpathy")] if len(there) <= _MOST_FILES else []
         if found:
             return found
     return []
 
 
 def kind_of(path: Path) -> str:
-    """`coco` or `karpathy`, by the contents.
+    """`coco` or `karpathy`, by the contents; `table` for a list of objects, one a picture or caption.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: it is none of them.
     """
     kind = _opening(path, thorough=True)
     if not kind:
-        raise SourceError(f"{path.name} is neither a COCO file (images, annotations) nor a Karpathy split (sentences).")
+        raise SourceError(
+            f"{path.name} is neither a COCO file (images, annotations), nor a Karpathy split (sentences), "
+            "nor a list of rows."
+        )
     return kind
 
 
@@ -78,6 +83,8 @@ def _opening(path: Path, *, thorough: bool = False) -> str:
         content = _load(path) if thorough else _load_quietly(path)
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             return "coco" if "annotations" in content else "karpathy"
+        if isinstance(content, list) and any(isinstance(row, dict) for row in content[:10]):
+            return "table"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Tables of pictures: CSV, TSV, JSON Lines and Parquet; one row a caption, or one row a picture.
+"""Tables of pictures: CSV, TSV, JSON and Parquet; one row a caption, or one row a picture.
 
 Rows that name the same picture are one sample with several captions. Columns are named by options or guessed from the
 header, and the guess is part of `Source.about`. Columns with the name of a field (`boxes`, `tags`, ...) become fields,
@@ -7,11 +7,11 @@ all others are kept beside them in the `.json` member.
 
 from __future__ import annotations
 
-import csv
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from diptych.data.raw import (
     split_in,
     split_name,
 )
+from diptych.data.read_rows import SUFFIXES, rows
 
-SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".jsonl", ".ndjson"})
+_LOOKED_AT = 50  # rows from which columns and the folder of pictures are guessed
 
 _GUESSES = {
     "image": "image image_path img_path filepath file_path path file_name filename file img picture photo image_file "
     "image_name image_id jpg png webp url",
-    "text": "text caption captions texts sentence sentences description title alt_text alt prompt report txt",
+    "text": "text caption captions texts sentence sentences description comment title alt_text alt prompt report txt",
     "label": "label category class class_name classname target species breed",
     "split": "split subset partition set fold",
     "key": "key sample_id uid uuid",
@@ -56,6 +57,18 @@ class Columns:
     label: str = ""
     split: str = ""
     key: str = ""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table that was recognised: its columns, the split that its name says, and where its pictures are."""
+
+    path: Path
+    columns: Columns
+    split: str
+    root: Path
+    suffix: str
+    """what the names of pictures lack, such as `.jpg`"""
 
 
 @dataclass
@@ -90,35 +103,34 @@ def table(path: Path, reading: Reading) -> Source:
     tables = [path] if path.is_file() else files_in(path)
     if not tables:
         raise SourceError(f"{path} holds no table ({list_words(sorted(SUFFIXES))}).")
-    splits = {item: _split_of_file(item, path) for item in tables} if len(tables) > 1 else {tables[0]: ""}
+    splits = {
+        item: split_in(item.stem) or (split_in(item.parent.name) if item.parent != path else "") for item in tables
+    }
     if len(tables) > 1 and "" in splits.values():
         names = list_words(item.name for item in tables)
         raise SourceError(f"{path} holds several tables ({names}): give one of them, or name them after splits.")
-    columns = {item: _columns(item, reading) for item in tables}
+    found = [_recognise(item, splits[item] if len(tables) > 1 else "", reading) for item in tables]
 
     def samples() -> Iterator[Item]:
-        for item in tables:
-            root = Path(reading.images).expanduser() if reading.images else item.parent
-            yield from _samples(item, columns[item], splits[item], root, reading)
+        for one in found:
+            yield from _samples(one, reading)
 
-    first = columns[tables[0]]
-    taken = [f"{role} from {name!r}" for role, name in vars(first).items() if name]
+    taken = [f"{role} from {name!r}" for role, name in vars(found[0].columns).items() if name]
     what = "a table" if len(tables) == 1 else "tables"
-    about = f"{what} ({list_words(item.name for item in tables)}) with {', '.join(taken)}"
+    below = f", pictures in {found[0].root.name}/" if found[0].root != tables[0].parent else ""
+    about = f"{what} ({list_words(item.name for item in tables)}) with {', '.join(taken)}{below}"
     return Source("table", about, samples)
 
 
-def _split_of_file(item: Path, base: Path) -> str:
-    return split_in(item.stem) or (split_in(item.parent.name) if item.parent != base else "")
+def _recognise(path: Path, split: str, reading: Reading) -> _Table:
+    """The columns as asked for, or as their names and the first rows suggest; and where the pictures are.
 
-
-# ------------------------------------------------------------------------------------------------------- columns
-
-
-def _columns(path: Path, reading: Reading) -> Columns:
-    """The columns as asked for, or as their names and the first rows suggest."""
-    rows = [row for _, row in zip(range(50), _rows(path), strict=False) if not isinstance(row, BrokenSample)]
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    Raises:
+        SourceError: no row can be read, or no column holds pictures.
+    """
+    first = [row for row in islice(rows(path), _LOOKED_AT) if not isinstance(row, BrokenSample)]
+    cells = [row for _, row in first]
+    names = list(dict.fromkeys(name for row in cells for name in row))
     if not names:
         raise SourceError(f"{path.name} has no rows that can be read.")
     asked = {role: getattr(reading, f"{role}_column") for role in _GUESSES}
@@ -127,13 +139,35 @@ def _columns(path: Path, reading: Reading) -> Columns:
             raise SourceError(f"{path.name} has no column {name!r} for the {role}; it has {list_words(names, 30)}.")
     columns = Columns(**asked)
     if not columns.image:
-        columns = replace(columns, image=_image_column(names, [row for _, row in rows], set(asked.values())))
+        columns = replace(columns, image=_image_column(names, cells, set(asked.values())))
     if not columns.image:
         raise SourceError(
-            f"{path.name} has the columns {list_words(names, 30)}, and none looks like pictures: "
-            "name it with --image-column."
+            f"{path.name} has the columns {list_words(names, 30)}, and none looks like pictures: name it with "
+            "--image-column (or, if the table is beside the point, read its folder with --kind folder)."
         )
-    return guess(names, columns, ("text", "label", "split", "key"))
+    columns = guess(names, columns, ("text", "label", "split", "key"))
+    return _Table(path, columns, split, *_root(path, [_path_in(row.get(columns.image)) for row in cells], reading))
+
+
+def _root(path: Path, names: Sequence[str], reading: Reading) -> tuple[Path, str]:
+    """The folder that the names are relative to, and the ending that they lack.
+
+    Without `--images` it is the folder of the table, or one right below it in which any of the first pictures is.
+    """
+    named = [Path(reading.images).expanduser()] if reading.images else []
+    near = named or [path.parent, *sorted(below for below in path.parent.iterdir() if below.is_dir())]
+    for root in near:
+        for suffix in ("", ".jpg", ".jpeg", ".png", ".webp"):
+            if any(name and _is_there(root, name + suffix) for name in names):
+                return root, suffix
+    return near[0], ""
+
+
+def _is_there(root: Path, name: str) -> bool:
+    try:
+        return bool(confined(root, name, name))
+    except BrokenSample:
+        return False
 
 
 def guess(names: Sequence[str], columns: Columns, roles: Sequence[str]) -> Columns:
@@ -170,81 +204,14 @@ def _looks_like_picture(cell: Any) -> bool:
     return isinstance(cell, bytes) or (isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes))
 
 
-# ---------------------------------------------------------------------------------------------------------- rows
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BrokenSample]:
-    """(place, column -> cell) of each row; the place is `FILE:LINE`, for people who look for it."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_rows(path)
-    else:
-        yield from _csv_rows(path)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BrokenSample]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        start = file.readline()
-        file.seek(0)
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=start.count)
-        reader = csv.reader(file, delimiter=delimiter)
-        header: list[str] = []
-        while True:
-            place = f"{path.name}:{reader.line_num + 1}"
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield BrokenSample(place, f"the row cannot be read ({error}; is a quote not closed?)")
-                continue
-            if cells is None:
-                return
-            if not header:
-                header = cells
-            elif len(cells) > len(header):
-                yield BrokenSample(place, f"the row has {len(cells)} cells, the header {len(header)}")
-            elif cells:
-                yield place, dict(zip(header, cells, strict=False))
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BrokenSample]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path.name}:{number}"
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError):
-                yield BrokenSample(place, "the row is not valid JSON")
-                continue
-            if not isinstance(row, dict):
-                yield BrokenSample(place, "the row is no JSON object")
-            elif row:
-                yield place, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BrokenSample]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise SourceError("Parquet tables need pyarrow: pip install pyarrow.") from None
-    try:
-        with pq.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=64) for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{path.name}:{number}", row
-    except (pa.ArrowException, OSError) as error:
-        yield BrokenSample(path.name, f"the table cannot be read to its end ({error})")
-
-
 # ------------------------------------------------------------------------------------------------------- samples
 
 
-def _samples(path: Path, columns: Columns, split: str, root: Path, reading: Reading) -> Iterator[Item]:
+def _samples(one: _Table, reading: Reading) -> Iterator[Item]:
     """Rows with pictures inside stream through; rows with names of pictures are first gathered by picture."""
+    columns = one.columns
     groups: dict[str, _Group] = {}
-    for row in _rows(path):
+    for row in rows(one.path):
         if isinstance(row, BrokenSample):
             yield row
             continue
@@ -252,19 +219,19 @@ def _samples(path: Path, columns: Columns, split: str, root: Path, reading: Read
         image = cells.get(columns.image)
         try:
             if isinstance(image, bytes | Mapping) and not _path_in(image):
-                group = _group(place, "", cells, columns, split)
-                yield _sample(group, columns, _bytes_in(image, place), root, reading)
+                group = _group(place, "", cells, columns, one.split)
+                yield _sample(group, one, _bytes_in(image, place), reading)
                 continue
             name = _path_in(image)
             if not name:
                 raise BrokenSample(place, f"the column {columns.image!r} names no picture")
-            new = _group(place, name, cells, columns, split)
+            new = _group(place, name, cells, columns, one.split)
         except BrokenSample as broken:
             yield broken
             continue
         _join(groups.setdefault(name, new), new)
     for group in groups.values():
-        yield _sample(group, columns, None, root, reading)
+        yield _sample(group, one, None, reading)
 
 
 def _path_in(cell: Any) -> str:
@@ -321,12 +288,13 @@ def texts_in(cell: Any) -> list[str]:
     return [text]
 
 
-def _sample(group: _Group, columns: Columns, image: bytes | None, root: Path, reading: Reading) -> Item:
+def _sample(group: _Group, one: _Table, image: bytes | None, reading: Reading) -> Item:
+    columns = one.columns
     named = str(group.row.get(columns.key) or "") if columns.key else ""
     key = key_of(named + ".x" if named else group.name)
     try:
         if image is None:
-            path = confined(root, group.name, key)
+            path = confined(one.root, group.name + one.suffix, key)
             image = read_file(path, key, reading.limits)
         elif len(image) > reading.limits.bytes:
             raise BrokenSample(key, f"the picture has {len(image):,} bytes; the limit is {reading.limits.bytes:,}")

@@ -30,6 +30,7 @@ from diptych.data.raw import (
     split_in,
     split_name,
 )
+from diptych.data.read_rows import SUFFIXES
 from diptych.data.shards import read_dataset_json, read_index
 from diptych.data.tar import UnreadableTar
 
@@ -61,11 +62,11 @@ def recognise(src: str | Path, reading: Reading | None = None) -> Source:
 def _kind(path: Path) -> str:
     if path.is_file():
         suffix = path.suffix.lower()
-        if suffix in read_tables.SUFFIXES:
+        if suffix in SUFFIXES:
             return "table"
         if suffix in (".json", ".tar"):
             return "webdataset" if suffix == ".tar" else read_annotations.kind_of(path)
-        known = list_words([*sorted(read_tables.SUFFIXES), ".json", ".tar"])
+        known = list_words([*sorted(SUFFIXES), ".json", ".tar"])
         raise SourceError(f"{path.name} is not understood: give a folder, or one of {known}.")
     if _tars(path):
         return "webdataset"

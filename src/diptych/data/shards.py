@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diptych.data.files import Files
+from diptych.data.files import Files, open_files
 from diptych.data.index import Index, from_members, load, store
 from diptych.data.tar import BLOCK, MAX_NAME, MAX_SIZE, Members, UnreadableTar, scan, split_name
 
@@ -130,8 +130,6 @@ def read_dataset_json(folder: str | os.PathLike[str] | Files) -> dict[str, Any]:
     Raises:
         ValueError: it is malformed; the message says where and how.
     """
-    from diptych.data.files import open_files
-
     files = open_files(folder) if isinstance(folder, str | os.PathLike) else folder
     try:
         data = files.read(DESCRIPTION, 0, _DESCRIPTION_BYTES)

@@ -46,7 +46,7 @@ class Skipped:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < _EXAMPLES:
-            names.append(name.encode("utf-8", "backslashreplace").decode("ascii", "backslashreplace")[:200])
+            names.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:200]))  # safe on a terminal
 
     def __bool__(self) -> bool:
         return bool(self.counts)

@@ -274,7 +274,7 @@ def hf_text(path: str, context: int, pretrained: bool) -> HfText:
     positions = int(config.max_position_embeddings)
     if "roberta" in kind or kind == "camembert":
         positions -= int(config.pad_token_id) + 1  # these count positions from behind the padding id
-    tokenizer = hf_tokenizer(folder, min(context, positions))
+    tokenizer = hf_tokenizer(folder, min(context, positions), int(config.vocab_size))
     if pooling == "own":  # SigLIP reads its last position, padding or not
         tokenizer = replace(tokenizer, context=positions, always_pad=True)
     if pooling in ("end", "own"):  # both may pad with the id of the end
@@ -285,11 +285,11 @@ def hf_text(path: str, context: int, pretrained: bool) -> HfText:
     return encoder
 
 
-def hf_tokenizer(folder: str, context: int) -> Tokenizer:
-    """The tokenizer at a path or of a hub name, cut at `context` tokens.
+def hf_tokenizer(folder: str, context: int, words: int) -> Tokenizer:
+    """The tokenizer at a path or of a hub name, cut at `context` tokens, for a model with embeddings of `words` ids.
 
     Raises:
-        EncoderError: there is none, or it has no form that the `tokenizers` library knows.
+        EncoderError: there is none, it has no form that the `tokenizers` library knows, or it is not the model's.
     """
     from transformers import AutoTokenizer
 
@@ -300,7 +300,13 @@ def hf_tokenizer(folder: str, context: int) -> Tokenizer:
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
         raise EncoderError(f"The tokenizer at {folder!r} has no fast form: save it with a tokenizer.json.")
-    return Tokenizer(backend.to_str(), context, pad=found.pad_token_id or 0)
+    tokenizer = Tokenizer(backend.to_str(), context, pad=found.pad_token_id or 0)
+    if not words / 2 < tokenizer.vocab_size <= words:  # where the files are missing, transformers makes an empty one
+        raise EncoderError(
+            f"The tokenizer at {folder!r} has {tokenizer.vocab_size} entries and the model {words}: put its "
+            "tokenizer.json there."
+        )
+    return tokenizer
 
 
 def end_of(tokenizer: Tokenizer) -> int:

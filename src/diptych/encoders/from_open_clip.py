@@ -106,7 +106,8 @@ class OpenClipText(TextEncoder):
     def __init__(self, text: Any, name: str, base: str, context: int) -> None:
         super().__init__()
         self.causal = text.attn_mask is not None
-        if text.cls_emb is not None or (not self.causal and text.pool_type != "last"):
+        odd = text.cls_emb is not None or (not self.causal and text.pool_type != "last")
+        if odd or (isinstance(text.text_projection, nn.Linear) and text.output_dim != text.width):
             raise EncoderError(f"The text tower of {name!r} is neither CLIP's nor SigLIP's: choose another model.")
         self.name, self.text, self.base = name, text, base
         self.width, self.vocab_size = int(text.width), int(text.vocab_size)

@@ -123,6 +123,16 @@ def shortened(text: str, style: Style, width: float) -> str:
     return f"{text.rstrip()}…"
 
 
+def squeezed(text: str, style: Style, width: float) -> str:
+    """The text, its middle replaced by an ellipsis where it is wider than `width`: names often differ at their end."""
+    kept = len(text)
+    squeezed_text = text
+    while kept > 1 and style.width(squeezed_text) > width:
+        kept -= 1
+        squeezed_text = f"{text[: kept // 2].rstrip()}…{text[len(text) - (kept + 1) // 2 :].lstrip()}"
+    return squeezed_text
+
+
 def fitted(picture: Image.Image, side: int) -> Image.Image:
     """The whole picture centred in a white square of `side` pixels, its aspect kept."""
     picture = picture.convert("RGB")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from diptych.evaluation import statistics
-from diptych.evaluation.embed import Bench, CannotEvaluate
+from diptych.evaluation.embed import Bench, CannotEvaluate, trimmed
 from diptych.evaluation.measures import Measure, Result
 from diptych.evaluation.retrieval import rank_of_best_positive
 
@@ -42,7 +42,12 @@ def hard_gallery(bench: Bench) -> Result:
 
 
 def foils(bench: Bench) -> Result:
-    """Share of pictures whose caption scores above every one of its `negatives`; ties lose. Chance is 1 / (1 + k)."""
+    """Does the caption score above its `negatives`? Ties lose.
+
+    accuracy: share of captions that are above all k of them, chance 1 / (1 + k). pairwise: mean share of them that the
+    caption is above, chance 1/2. Foils lie around the caption: a method that scores words at random finds it above
+    about half of them, and hence above all of them less often than 1 / (1 + k).
+    """
     choices = {
         row: [bench.captions[row][0], *negatives]
         for row, sample in enumerate(bench.samples)
@@ -54,12 +59,16 @@ def foils(bench: Bench) -> Result:
     hits, start = [], 0
     for row, texts in choices.items():
         image, text = bench.images.take(slice(row, row + 1)), features.take(slice(start, start + len(texts)))
-        scores = bench.similarity(image, text)[0][0]  # (1 + k,)
-        hits.append(int(scores[0] > scores[1:].max()))  # no hit where a score is not a number
+        scores = bench.similarity(image, trimmed(text))[0][0]  # (1 + k,)
+        above = (scores[0] > scores[1:]).double()  # no hit where a score is not a number
+        hits.append((float(above.min()), float(above.mean())))
         start += len(texts)
+    accuracy, pairwise = statistics.means(hits)
     chance = float(np.mean([1 / len(texts) for texts in choices.values()]))
+    measures = [Measure("accuracy", accuracy, chance), Measure("pairwise", pairwise, 0.5)]
     keys = [bench.samples[row].key for row in choices]
-    return Result([Measure("accuracy", statistics.mean(hits), chance)], {"key": keys, "accuracy": hits})
+    columns = dict(zip(("accuracy", "pairwise"), zip(*hits, strict=True), strict=True))
+    return Result(measures, {"key": keys, **columns})
 
 
 def _groups(bench: Bench) -> list[list[int]]:

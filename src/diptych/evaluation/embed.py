@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ log = logging.getLogger("diptych.evaluation")
 
 TILE = 2**22  # token pairs of a tile of similarities: 16 MB in float32
 _IMPLIES = {"text": "texts", "texts": "text", "category": "label", "label": "category"}
+_NOTES = "notes of the sample"
 _CAPTION = ("text", "texts")
 _STAND_IN = "a picture"
 
@@ -33,17 +34,68 @@ class CannotEvaluate(ValueError):
 
 
 @dataclass(frozen=True)
-class Views:
-    """The method's deterministic views of a picture, with a stand-in for the caption that many methods ask for.
+class Notes:
+    """What is kept of a sample beside its features: captions, boxes and so on, as they were decoded."""
 
-    Captions are embedded by `embed_text`, each once; sets of pictures by class need none.
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Views:
+    """The method's deterministic views of a picture, and the sample's notes.
+
+    Captions are embedded by `embed_text`, each once; a stand-in serves methods whose views ask for one, so that sets
+    of pictures by class need none.
     """
 
     views: Callable[[Sample, np.random.Generator | None], Mapping[str, Any]]
+    notes: tuple[str, ...]
 
-    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Mapping[str, Any]:
-        """A sample -> its views."""
-        return self.views(Sample(sample.key, {**sample, "text": _STAND_IN, "texts": [_STAND_IN]}), None)
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A sample -> its views and its notes."""
+        notes = Sample(sample.key, {name: sample[name] for name in self.notes if name in sample})
+        seen = self.views(Sample(sample.key, {**sample, "text": _STAND_IN, "texts": [_STAND_IN]}), None)
+        return {**seen, _NOTES: Notes(notes)}
+
+
+class Noted:
+    """A data set in which a sample that lacks a note has the others, instead of being broken."""
+
+    def __init__(self, data: Dataset, notes: Sequence[str]) -> None:
+        self.data, self.notes = data, tuple(notes)
+        self.name, self.split = data.name, data.split
+
+    @property
+    def has(self) -> frozenset[str]:
+        """As in the data set."""
+        return self.data.has
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As in the data set."""
+        return self.data.classes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def key(self, index: int) -> str:
+        """As in the data set."""
+        return self.data.key(index)
+
+    def order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
+        """As in the data set."""
+        return self.data.order(epoch, seed, shuffle)
+
+    def read(self, index: int, fields: Collection[str]) -> Sample:
+        """The fields, and those of the notes that can be had; only the fields may break a sample."""
+        with suppress(BrokenSample):
+            return self.data.read(index, tuple(dict.fromkeys((*fields, *self.notes))))
+        sample = self.data.read(index, fields)
+        found = dict(sample)
+        for name in self.notes:
+            with suppress(BrokenSample):
+                found[name] = self.data.read(index, (name,))[name]
+        return Sample(sample.key, found)
 
 
 class Bench:
@@ -79,10 +131,10 @@ class Bench:
         """Features of the N pictures, on the CPU: tokens (N, P, D), or (N, 0, D) where nobody compares tokens."""
         return self._embedded[0]
 
-    @cached_property
+    @property
     def samples(self) -> list[Sample]:
-        """The N samples in the order of `images`, with those of their notes that can be read."""
-        return [self._read_notes(key) for key in self._embedded[1]]
+        """The N samples in the order of `images`, with those of their notes that can be read, without pictures."""
+        return self._embedded[1]
 
     @cached_property
     def captions(self) -> list[list[str]]:
@@ -122,20 +174,21 @@ class Bench:
 
     def picture(self, key: str) -> Any:
         """The picture of one sample, as a PIL image."""
-        return self.data.read(self._index[key], ("image",)).image
+        return self.data.read(self.index[key], ("image",)).image
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def index(self) -> dict[str, int]:
+        """Where in the data set each key is."""
         return {self.data.key(index): index for index in range(len(self.data))}
 
     @cached_property
-    def _embedded(self) -> tuple[Features, list[str]]:
+    def _embedded(self) -> tuple[Features, list[Sample]]:
         needed = [name for name in with_implied(("image", *self.method.card.needs)) if name not in _CAPTION]
         fields = [name for name in needed if name in self.data.has]
-        views = Views(self.method.views)
-        loader = Loader(self.data, views, fields, self.batch, 0, shuffle=False, workers=self.workers)
+        data, views = Noted(self.data, self.notes), Views(self.method.views, tuple(self.notes))
+        loader = Loader(data, views, fields, self.batch, 0, shuffle=False, workers=self.workers)
         parts: list[Features] = []
-        keys: list[str] = []
+        samples: list[Sample] = []
         for batch in loader.once():
             if not batch.sample_keys:  # all its samples are broken
                 continue
@@ -143,24 +196,13 @@ class Bench:
             if self.keep_tokens is None:
                 self.keep_tokens = self._compares_tokens(features)
             parts.append(self._kept(features))
-            keys += batch.sample_keys
+            samples += [notes.sample for notes in batch[_NOTES]]
         loader.close()
         if loader.quarantine:
             log.warning("%d samples of %s could not be read and were left out.", len(loader.quarantine), self.data.name)
-        if not keys:
+        if not samples:
             raise CannotEvaluate(f"{self.data.name} ({self.data.split}) has no sample that can be read.")
-        return joined(parts), keys
-
-    def _read_notes(self, key: str) -> Sample:
-        """The notes of one sample; where one of them cannot be had, each of the others by itself."""
-        index, found = self._index[key], {}
-        try:
-            return self.data.read(index, self.notes)
-        except BrokenSample:
-            for name in self.notes:
-                with suppress(BrokenSample):
-                    found[name] = self.data.read(index, (name,))[name]
-        return Sample(key, found)
+        return joined(parts), samples
 
     def _compares_tokens(self, image: Features) -> bool:
         """Whether the method's similarity reads tokens: not-a-number in them then reaches the result.
@@ -206,6 +248,13 @@ def tile_side(image: Features, text: Features) -> int:
     """Rows and columns of a tile of similarities, so that all token pairs in it number at most `TILE`."""
     pairs = max(1, image.tokens.shape[1]) * max(1, text.tokens.shape[1])
     return max(1, math.isqrt(TILE // pairs))
+
+
+def trimmed(features: Features) -> Features:
+    """The same features without the last tokens where those are padding in every row."""
+    real = features.mask.any(0).nonzero()
+    longest = int(real.max()) + 1 if len(real) else 0
+    return Features(features.tokens[:, :longest], features.pooled, features.mask[:, :longest])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from diptych.batch import Features
+from diptych.card import Grounds
+from diptych.data.dataset import Subset
 from diptych.evaluation import pictures
 from diptych.evaluation.embed import Bench, blocks, tile_side
 from diptych.evaluation.measures import Result
@@ -22,12 +25,18 @@ _CLASSES = 25
 
 
 def draw_retrieval(bench: Bench, result: Result, folder: Path) -> None:
-    """Writes text_to_image.png and image_to_text.png: six queries each, with the first five answers."""
+    """Writes text_to_image.png and image_to_text.png, and words.png for methods that say where words are."""
+    _draw_text_to_image(bench, folder / "text_to_image.png")
+    _draw_image_to_text(bench, folder / "image_to_text.png")
+    if isinstance(bench.method, Grounds):
+        _draw_words(bench, folder / "words.png")
+
+
+def _draw_text_to_image(bench: Bench, path: Path) -> None:
+    """Six captions, each with the five pictures that it ranks first."""
     texts, pairs = caption_pairs(bench)
-    rng = np.random.default_rng(0)
-    subtitle = f"{bench.method.card.title} · {_source(bench)} · queries drawn at random"
     features = bench.texts(texts)
-    asked = rng.permutation(len(texts))[:_QUERIES]
+    asked = np.random.default_rng(0).permutation(len(texts))[:_QUERIES]
     found = []
     scores = _scores(bench, bench.images, features.take(torch.from_numpy(asked)))[1].T  # (queries, pictures)
     for query, row in zip(asked, scores, strict=True):
@@ -37,8 +46,14 @@ def draw_retrieval(bench: Bench, result: Result, folder: Path) -> None:
         answer = bench.picture(bench.samples[best].key)
         found.append(pictures.FoundPictures(texts[query], shown, np.isin(first, right).tolist(), rank, answer))
     title = f"Captions look for their picture among {len(bench.samples):,}"
-    pictures.text_to_image_grid(found, title, subtitle).save(folder / "text_to_image.png")
-    asked = rng.permutation(np.unique(pairs[:, 0]))[:_QUERIES]
+    pictures.text_to_image_grid(found, title, _subtitle(bench, "captions drawn at random")).save(path)
+
+
+def _draw_image_to_text(bench: Bench, path: Path) -> None:
+    """Six pictures, each with the five captions that it ranks first."""
+    texts, pairs = caption_pairs(bench)
+    features = bench.texts(texts)
+    asked = np.random.default_rng(1).permutation(np.unique(pairs[:, 0]))[:_QUERIES]
     listed = []
     scores = _scores(bench, bench.images.take(torch.from_numpy(asked)), features)[0]  # (queries, captions)
     for query, row in zip(asked, scores, strict=True):
@@ -48,58 +63,86 @@ def draw_retrieval(bench: Bench, result: Result, folder: Path) -> None:
         shown_texts = [texts[place] for place in first]
         listed.append(pictures.FoundTexts(picture, shown_texts, np.isin(first, right).tolist(), rank, texts[best]))
     title = f"Pictures look for their caption among {len(texts):,}"
-    pictures.image_to_text_grid(listed, title, subtitle).save(folder / "image_to_text.png")
+    pictures.image_to_text_grid(listed, title, _subtitle(bench, "pictures drawn at random")).save(path)
+
+
+def _draw_words(bench: Bench, path: Path) -> None:
+    """Four pictures, and where the longest words of their captions look; a few are embedded again, with tokens."""
+    asked: dict[int, list[tuple[int, int]]] = {}
+    for row in np.random.default_rng(2).permutation(len(bench.samples)).tolist():
+        found = [word for caption in bench.captions[row][:1] for word in re.finditer(r"\w+", caption)]
+        words = {word.group().lower(): word.span() for word in reversed(found)}  # each word where it comes first
+        longest = sorted(words.values(), key=lambda span: span[0] - span[1])[:_WORDS]
+        if len(words) > 1 and len(asked) < _PICTURES:
+            asked[row] = sorted(longest)
+    if not asked:
+        return
+    some = Subset(bench.data, [bench.index[bench.samples[row].key] for row in asked])
+    near = Bench(bench.method, some, ("text",), device=bench.device, batch=_PICTURES, keep_tokens=True)
+    questions = {
+        row: [Query(row, near.captions[row][0], start, end, -1) for start, end in spans]
+        for row, spans in enumerate(asked.values())
+    }
+    shown = [row for query in questions.values() for row in _heats(near, query)]
+    if shown:
+        about = "pictures drawn at random, the longest words of their captions. The dot is the strongest place"
+        pictures.heat_map(shown, "Where words look", _subtitle(bench, about)).save(path)
 
 
 def draw_heat(bench: Bench, result: Result, folder: Path) -> None:
-    """Writes pointing.png: four pictures, and where up to five of their phrases and words point."""
+    """Writes pointing.png: four pictures, and where up to five phrases of their captions point."""
     by_row: dict[int, list[Query]] = {}
     for query in queries(bench):
         by_row.setdefault(query.row, []).append(query)
-    shown = []
-    for row in sorted(np.random.default_rng(0).permutation(sorted(by_row))[:_PICTURES].tolist()):
-        asked = [query for query in by_row[row] if query.phrase.strip()][:_WORDS]
-        maps = heat_maps(bench, asked)
-        kept = [(query, heat) for query, heat in zip(asked, maps, strict=True) if np.isfinite(heat).all()]
-        if kept:
-            sample = bench.samples[row]
-            boxes = [sample["boxes"][query.box] for query, _ in kept]
-            words, heats = [query.phrase for query, _ in kept], [heat for _, heat in kept]
-            shown.append(pictures.WordHeat(bench.picture(sample.key), words, heats, boxes))
-    if not shown:
-        return
-    subtitle = (
-        f"{bench.method.card.title} · {_source(bench)} · pictures drawn at random. The dot is the strongest place, "
-        "the dashed frame what the words name (green: hit, red: missed)"
-    )
-    pictures.heat_map(shown, "Where words point", subtitle).save(folder / "pointing.png")
+    drawn = np.random.default_rng(0).permutation(sorted(by_row))[:_PICTURES].tolist()
+    shown = [heat for row in drawn for heat in _heats(bench, by_row[row][:_WORDS])]
+    if shown:
+        about = (
+            "pictures drawn at random. The dot is the strongest place, the dashed frame what the words name "
+            "(green: hit, red: missed)"
+        )
+        pictures.heat_map(shown, "Where words point", _subtitle(bench, about)).save(folder / "pointing.png")
+
+
+def _heats(bench: Bench, questions: Sequence[Query]) -> list[pictures.WordHeat]:
+    """The heat of some queries about one picture, as a row of a sheet; no row where none has heat."""
+    maps = heat_maps(bench, questions)
+    kept = [(query, heat) for query, heat in zip(questions, maps, strict=True) if np.isfinite(heat).all()]
+    if not kept:
+        return []
+    sample = bench.samples[kept[0][0].row]
+    boxes = [sample["boxes"][query.box] if query.box >= 0 else None for query, _ in kept]
+    words, heats = [query.phrase for query, _ in kept], [heat for _, heat in kept]
+    return [pictures.WordHeat(bench.picture(sample.key), words, heats, boxes)]
 
 
 def draw_confusion(bench: Bench, result: Result, folder: Path) -> None:
     """Writes confusion.png: true against predicted classes; beyond 25 the rarest are put together."""
-    counts, names = _largest(confusion(result, bench.classes), [readable(name) for name in bench.classes])
+    names = [readable(name) for name in bench.classes]
+    counts, names, others = _largest(confusion(result, bench.classes), names)
     top1 = result.measures[0]
-    subtitle = (
-        f"{bench.method.card.title} · {_source(bench)} · {top1.estimate.value:.1%} of {top1.estimate.n:,} right, "
-        f"guessing gives {top1.chance:.1%}"
-    )
-    pictures.confusion_matrix(counts, names, "Which class is taken for which", subtitle).save(folder / "confusion.png")
+    about = f"{top1.estimate.value:.1%} of {top1.estimate.n:,} right, guessing gives {top1.chance:.1%}"
+    title = "Which class is taken for which"
+    sheet = pictures.confusion_matrix(counts, names, title, _subtitle(bench, about), others=others)
+    sheet.save(folder / "confusion.png")
 
 
-def _largest(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """The matrix of the classes that occur most, the others folded into one; classes that never occur are left out."""
-    seen = counts.sum(0) + counts.sum(1)
+def _largest(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], bool]:
+    """The matrix of the classes that occur most, the rest folded into a last one, and whether there is such a rest.
+
+    Classes that are neither true nor predicted anywhere are left out.
+    """
     order = np.argsort(-counts.sum(1), kind="stable")
-    order = order[seen[order] > 0]
+    order = order[(counts.sum(0) + counts.sum(1))[order] > 0]
     if len(order) <= _CLASSES:
         order = np.sort(order)
-        return counts[np.ix_(order, order)], [names[place] for place in order]
+        return counts[np.ix_(order, order)], [names[place] for place in order], False
     kept = np.sort(order[: _CLASSES - 1])
     fold = np.full(len(names), len(kept))
     fold[kept] = np.arange(len(kept))
     folded = np.zeros((_CLASSES, _CLASSES), dtype=np.int64)
     np.add.at(folded, (fold[:, None], fold[None, :]), counts)
-    return folded, [*(names[place] for place in kept), f"{len(order) - len(kept)} other classes"]
+    return folded, [*(names[place] for place in kept), f"{len(order) - len(kept)} other classes"], True
 
 
 def _scores(bench: Bench, image: Features, text: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -121,5 +164,6 @@ def _ranked(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, int, int
     return order[:_SHOWN], best + 1, int(order[best])
 
 
-def _source(bench: Bench) -> str:
-    return f"{bench.data.name} ({bench.data.split})" if bench.data.split else bench.data.name
+def _subtitle(bench: Bench, about: str) -> str:
+    source = f"{bench.data.name} ({bench.data.split})" if bench.data.split else bench.data.name
+    return f"{bench.method.card.title} · {source} · {about}"

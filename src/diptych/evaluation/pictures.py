@@ -23,14 +23,16 @@ from diptych.evaluation.canvas import (
     SMALL,
     WRONG,
     Canvas,
+    Colour,
     Style,
     heading_height,
     shortened,
     slanted,
+    squeezed,
     wrap,
 )
 
-_THUMB, _GAP = 168, 24
+_THUMB, _GAP = 144, 22
 _HOT = np.array([214, 40, 40], dtype=np.float64)  # the colour of the strongest heat
 
 
@@ -122,7 +124,7 @@ def image_to_text_grid(found: Sequence[FoundTexts], title: str, subtitle: str) -
 def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
     """A row a picture: the picture, then the same picture under the heat of each word, on one scale a row.
 
-    A dot marks the strongest place, a dashed frame the box that the word names: green where the dot hits it, else red.
+    A dot marks the strongest place if there is one, a dashed frame the box that the word names: green where the dot hits it, else red.
     """
     side, words = 190, max(len(row.words) for row in rows)
     label = Style(BODY)
@@ -147,12 +149,17 @@ def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
     return sheet
 
 
-def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, subtitle: str) -> Canvas:
-    """Counts (C, C), rows true and columns predicted, shaded by the share of the row; the diagonal is right."""
+def confusion_matrix(
+    counts: np.ndarray, classes: Sequence[str], title: str, subtitle: str, *, others: bool = False
+) -> Canvas:
+    """Counts (C, C), rows true and columns predicted, shaded by the share of the row; the diagonal is right.
+
+    Where `others` says that the last class stands for several, its diagonal is neither right nor wrong: grey.
+    """
     size = len(classes)
     cell = max(26, min(64, 900 // size))
     label = Style(BODY if cell >= 30 else SMALL)
-    names = [shortened(name, label, 260) for name in classes]
+    names = [squeezed(name, label, 260) for name in classes]
     left = MARGIN + round(max(label.width(name) for name in names)) + 44
     turned = [slanted(name, label) for name in names]
     width = max(left + size * cell + max(picture.width for picture in turned) - cell // 2 + 16, 760)
@@ -170,7 +177,10 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, sub
         sheet.image.paste(picture, (left + row * cell + cell // 2 - 8, top - picture.height - 2), picture)
         for column in range(size):
             box = (left + column * cell, y, left + (column + 1) * cell, y + cell)
-            _cell(sheet, box, float(shares[row, column]), int(counts[row, column]), right=row == column)
+            colour = RIGHT if row == column else WRONG
+            if others and row == column == size - 1:
+                colour = MUTED
+            _cell(sheet, box, float(shares[row, column]), int(counts[row, column]), colour)
     sheet.draw.rectangle((left, top, left + size * cell, top + size * cell), outline=MUTED, width=1)
     return sheet
 
@@ -202,12 +212,13 @@ def _overlaid(
     if box is not None:
         hit = box[0] <= x <= box[2] and box[1] <= y <= box[3]
         _dashed(draw, [round(float(value) * (side - 1)) for value in box], RIGHT if hit else WRONG)
-    spot = (x * side, y * side)
-    draw.ellipse((spot[0] - 6, spot[1] - 6, spot[0] + 6, spot[1] + 6), fill=PAPER, outline=INK, width=2)
+    if (heat == heat.max()).sum() == 1:
+        x, y = x * side, y * side
+        draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=PAPER, outline=INK, width=2)
     return mixed
 
 
-def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: tuple[int, int, int]) -> None:
+def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour) -> None:
     x0, y0, x1, y1 = box
     for start in range(x0, x1, 12):
         for y in (y0, y1):
@@ -225,15 +236,14 @@ def _colour_bar(sheet: Canvas, x: int, y: int, height: int, scale: tuple[float, 
         sheet.draw.line((x, y + step, x + 18, y + step), fill=colour)
     sheet.draw.rectangle((x, y, x + 18, y + height - 1), outline=RULE, width=1)
     style = Style(SMALL, MUTED)
-    sheet.line(x + 28, y - 4, f"{scale[1]:.2f}", style)
-    sheet.line(x + 28, y + height - style.height + 4, f"{scale[0]:.2f}", style)
+    for value, top in ((scale[1], y - 4), (scale[0], y + height - style.height + 4)):
+        sheet.line(x + 28, top, f"{value:.2f}".replace("-", "−"), style)
 
 
-def _cell(sheet: Canvas, box: tuple[int, int, int, int], share: float, count: int, *, right: bool) -> None:
+def _cell(sheet: Canvas, box: tuple[int, int, int, int], share: float, count: int, full: Colour) -> None:
     """One cell of the matrix: shaded by its share of the row, with its count."""
-    full = np.array(RIGHT if right else WRONG, dtype=np.float64)
     strength = share**0.7  # small shares stay visible
-    colour = tuple(int(value) for value in 255 * (1 - strength) + full * strength)
+    colour = tuple(int(255 * (1 - strength) + value * strength) for value in full)
     sheet.draw.rectangle(box, fill=colour, outline=RULE, width=1)
     if count:
         style = Style(SMALL if count < 1000 else SMALL - 4, PAPER if strength > 0.55 else INK)

@@ -3,7 +3,8 @@
 For a phrase of the caption that names a box, the method's heat maps of the tokens that overlap the phrase are
 averaged, and the strongest position of the grid is taken. It hits if its centre lies in the box; a box so small that
 it holds no centre is given the position that its own centre falls on. Positions that tie for the strongest count by
-the share of them that hit, so that a flat map scores chance: the mean share of the grid that the boxes cover.
+the share of them that hit, so that a flat map scores chance: the mean share of the grid that the boxes cover. A map
+that finds some object, whichever, scores well above that: about one in the number of objects.
 
 Boxes are relative to the whole picture: the method's deterministic view must show all of it.
 """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diptych.batch import Features
 from diptych.evaluation import statistics
-from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, tile_side
+from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, tile_side, trimmed
 from diptych.evaluation.measures import Measure, Result, stacked
 
 TIE = 1e-6
@@ -44,13 +44,21 @@ def rank_of_best_positive(
         Ranks of the best text of each picture (I,) and of the best picture of each text (T,); 0 for a picture or a
         text without a right answer. Not-a-number, in scores or features, ranks last.
     """
-    side = side or tile_side(image, text)
+    if text.tokens.shape[1]:  # texts of like length share tiles, which then need little padding
+        order = text.mask.sum(1).argsort(stable=True)
+        pairs = np.stack([pairs[:, 0], order.argsort().numpy()[pairs[:, 1]]], axis=1)
+        by_image, by_text = _ranks(similarity, image, text.take(order), pairs, side or tile_side(image, text))
+        return by_image, by_text[order.argsort().numpy()]
+    return _ranks(similarity, image, text, pairs, side or tile_side(image, text))
+
+
+def _ranks(similarity: Similarity, image: Features, text: Features, pairs: Ints, side: int) -> tuple[Ints, Ints]:
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     best_text, best_image = _best_scores(similarity, image, text, pairs, min(side, 64))
     ahead_text, ahead_image = (torch.zeros(len(best), dtype=torch.long) for best in (best_text, best_image))
     for rows in blocks(len(best_text), side):
         for columns in blocks(len(best_image), side):
-            to_text, to_image = similarity(image.take(rows), text.take(columns))
+            to_text, to_image = similarity(image.take(rows), trimmed(text.take(columns)))
             # "not below" rather than "above or equal": a score that is not a number then counts as ahead
             text_ahead = ~(to_text < best_text[rows, None].to(to_text) - TIE)
             image_ahead = ~(to_image < best_image[None, columns].to(to_image) - TIE)
@@ -74,7 +82,7 @@ def _best_scores(
     for some in blocks(len(pairs), side):  # gives side x side scores, of which only the diagonal is needed
         rows, row = np.unique(pairs[some, 0], return_inverse=True)
         columns, column = np.unique(pairs[some, 1], return_inverse=True)
-        scores = similarity(image.take(torch.from_numpy(rows)), text.take(torch.from_numpy(columns)))
+        scores = similarity(image.take(torch.from_numpy(rows)), trimmed(text.take(torch.from_numpy(columns))))
         to_text, to_image = (matrix[row, column].float().cpu() for matrix in scores)
         best_text.scatter_reduce_(0, torch.from_numpy(pairs[some, 0]), to_text, "amax")
         best_image.scatter_reduce_(0, torch.from_numpy(pairs[some, 1]), to_image, "amax")

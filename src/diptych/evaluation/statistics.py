@@ -75,10 +75,9 @@ def means(values: ArrayLike, *, clusters: ArrayLike | None = None, seed: int = 0
     if n == 0:
         return [Estimate(math.nan, math.nan, math.nan, 0)] * columns
     low, high = bootstrap(lambda counts: _weighted_means(counts, table), n, clusters=clusters, seed=seed)
-    independent = n if clusters is None else len(np.unique(np.asarray(clusters)))
     estimates = []
     for column in range(columns):
-        bounds = _share_bounds(table[:, column], independent) or (float(low[column]), float(high[column]))
+        bounds = _share_bounds(table[:, column], clusters) or (float(low[column]), float(high[column]))
         estimates.append(Estimate(float(table[:, column].mean()), *bounds, n))
     return estimates
 
@@ -124,7 +123,7 @@ def mean_per_class(values: ArrayLike, classes: ArrayLike, *, seed: int = 0) -> E
 
     value = float(class_means(np.ones((1, n)))[0])
     low, high = bootstrap(class_means, n, seed=seed)
-    bounds = _share_bounds(numbers, n) if numbers.min() == numbers.max() else None
+    bounds = _share_bounds(numbers, None) if numbers.min() == numbers.max() else None
     return Estimate(value, *(bounds or (float(low), float(high))), n)
 
 
@@ -180,13 +179,26 @@ def _weighted_means(counts: Floats, table: Floats) -> Floats:
     return (counts @ table) / counts.sum(axis=1, keepdims=True)
 
 
-def _share_bounds(values: Floats, independent: int) -> tuple[float, float] | None:
+def _share_bounds(values: Floats, clusters: ArrayLike | None) -> tuple[float, float] | None:
     """Wilson bounds where values are 0 or 1 and hits or misses are few; None where the bootstrap serves."""
     if not np.isin(values, (0.0, 1.0)).all():
         return None
     share = float(values.mean())
-    few = min(share, 1 - share) * independent < _FEW
-    return wilson(share, independent) if few else None
+    n = len(values) if clusters is None else _independent(values, np.asarray(clusters))
+    return wilson(share, n) if min(share, 1 - share) * n < _FEW else None
+
+
+def _independent(values: Floats, clusters: NDArray[np.generic]) -> int:
+    """How many independent trials would give a share its variance (Kish's effective sample size)."""
+    _, inverse = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(inverse)
+    share = float(values.mean())
+    if len(sizes) < 2 or share in (0.0, 1.0):
+        return len(sizes)
+    residuals = np.bincount(inverse, weights=values) - share * sizes
+    variance = float((residuals**2).sum()) * len(sizes) / (len(sizes) - 1) / len(values) ** 2
+    effective = share * (1 - share) / variance if variance > 0 else len(values)
+    return round(min(max(effective, len(sizes)), len(values)))
 
 
 def _draws(n: int, clusters: ArrayLike | None, seed: int, resamples: int) -> Iterator[Floats]:

@@ -53,7 +53,7 @@ class DualEncoderConfig:
     text_heads: int = 4
     """attention heads of our own text transformer"""
     embed: int = 128
-    """width of the joint space"""
+    """width of the joint space; 0 takes the towers' own, which must then be equal, without linear maps"""
     tau: float = 0.07
     """initial temperature, learned from there"""
     min_tau: float = 0.01
@@ -191,8 +191,10 @@ class DualEncoder(nn.Module, Pretrained):
         self.text.tokenizer = replace(self.text.tokenizer, json=text)
 
 
-def _head(width: int, embed: int, projection: Tensor | None) -> nn.Linear:
+def _head(width: int, embed: int, projection: Tensor | None) -> nn.Module:
     """Linear map into the joint space, with the map that came with the tower's weights where it fits."""
+    if not embed:
+        return nn.Identity()
     head = nn.Linear(width, embed, bias=False)
     nn.init.normal_(head.weight, std=width**-0.5)
     if projection is not None and projection.shape == head.weight.shape:
@@ -201,7 +203,7 @@ def _head(width: int, embed: int, projection: Tensor | None) -> nn.Linear:
     return head
 
 
-def _project(features: Features, head: nn.Linear) -> Features:
+def _project(features: Features, head: nn.Module) -> Features:
     tokens = F.normalize(head(features.tokens).float(), dim=-1)  # (B, T, D)
     pooled = F.normalize(head(features.pooled).float(), dim=-1)  # (B, D)
     return Features(tokens, pooled, features.mask)

@@ -75,7 +75,7 @@ def write(run: Run, folder: Path) -> None:
         _swap(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        kept = f"the one of step {_step(folder)} is kept" if (folder / _FACTS).is_file() else "there is none yet"
+        kept = f"that of step {_step(folder)} is kept" if (folder / _FACTS).is_file() else "there is none yet"
         raise SaveFailed(
             f"the checkpoint of step {run.step} could not be written to {folder} ({error}); {kept}: "
             f"make room on the disk, then run the same command again to go on."

@@ -12,6 +12,7 @@ alike would need the factor 1 / world in addition.)
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +73,12 @@ class Place:
         texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
         dist.all_gather(texts, F.pad(mine, (0, longest - len(mine))), group=self.control)
         return [json.loads(bytes(text[: int(size)].tolist())) for text, size in zip(texts, sizes, strict=True)]
+
+    def agree_on(self, method: nn.Module) -> None:
+        """Gives every process the weights and buffers of the main one."""
+        if self.world > 1:
+            for value in method.state_dict().values():
+                dist.broadcast(value, src=0)
 
     def barrier(self) -> None:
         """Waits for all processes."""
@@ -156,6 +163,7 @@ def wrap(method: nn.Module, place: Place, *, compiled: bool = False) -> nn.Modul
         loss.compile()
     if place.world == 1:
         return loss
+    gc.collect()  # that of an earlier stage is in a cycle of references, and would go on averaging
     # a loss need not use every parameter of its method, such as the pooled vector under a token-wise similarity
     return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
 

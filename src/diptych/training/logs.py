@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from types import TracebackType
 from typing import Any
 
@@ -104,7 +105,6 @@ class Log:
         self._writers: list[Writer] = []
         self._bar: Progress | None = None
         self._spoken = time.perf_counter()
-        self._speed = 0.0
         if run.place.main:
             _forget_after(self._path, run.step)
             self._writers = [open_writer(name, run.out, run.identity(), run.step) for name in dict.fromkeys(names)]
@@ -159,9 +159,11 @@ class Log:
             self._bar.update(self._bar.task_ids[0], completed=run.step, description=run.span.stage.name)
         if run.step % self._every and run.step != run.steps:
             return
-        record = self._meter.record(run.recipe.batch)
-        record |= {"memory_gb": memory_gb(run.place.device), "seconds": run.seconds}
-        self._speed = record["samples_per_second"]
+        record = self._meter.record(run.recipe.batch) | {
+            "memory_gb": memory_gb(run.place.device),
+            "seconds": run.seconds,
+        }
+        record = merged(run.place.collect(record))
         self._append({"step": run.step, "samples": run.samples, "stage": update.stage, **record})
         self._write("train", {name: value for name, value in record.items() if name != "seconds"})
         self._show(record)
@@ -204,6 +206,16 @@ class Log:
         elif time.perf_counter() - self._spoken > _PLAIN_SECONDS:
             self._spoken = time.perf_counter()
             self.say(f"{self._run.span.stage.name} {self._run.step}/{self._run.steps}  {line}")
+
+
+def merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The records of all processes as one: means of what each measured on its own rows, the largest memory."""
+    first = dict(records[0])
+    means = {name: mean([record[name] for record in records]) for name in ("loss", "wait")}
+    terms = {name: mean([record["terms"][name] for record in records]) for name in first["terms"]}
+    pads = [record["padding"] for record in records if record["padding"] is not None]
+    largest = max(record["memory_gb"] for record in records)
+    return first | means | {"terms": terms, "padding": mean(pads) if pads else None, "memory_gb": largest}
 
 
 def line_of(record: Mapping[str, Any], left: int) -> str:

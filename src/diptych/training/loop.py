@@ -133,6 +133,7 @@ def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
                 yield update
         finally:
             loader.close()
+            del loss  # its hooks on the gradients go with it, before the next stage
 
 
 def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
@@ -193,7 +194,8 @@ def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) 
     for stage in method.stages(recipe):
         _data_of(stage, data)
     identity = {"name": data.name, "split": data.split, "samples": len(data)}
-    return Run(method.to(place.device), recipe, place, out, identity)
+    place.agree_on(method.to(place.device))
+    return Run(method, recipe, place, out, identity)
 
 
 def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:

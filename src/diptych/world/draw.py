@@ -257,7 +257,7 @@ def _pattern(kind: str, tone: str, size: int) -> Array:
         "waves": lambda: 0.5 + 0.5 * np.sin(2 * np.pi * (5 * y + 0.25 * np.sin(4 * np.pi * x))),
         "tiles": lambda: (np.floor(5 * x) + np.floor(5 * y)) % 2,
         "hills": lambda: sum(
-            _unit((y - 0.45 - 0.2 * k - 0.07 * np.sin(5 * x + 2.4 * k)) * size) * 0.7 for k in range(3)
+            _unit((y - 0.45 - 0.2 * k - 0.07 * np.sin(5 * x + 2.4 * k)) * size) * 0.5 for k in range(3)
         ),
     }[kind]()
     colour = np.array(TONE_RGB[tone], np.float32)

@@ -111,29 +111,49 @@ def _background(rng: Random, knobs: Knobs) -> Background:
 
 
 def _pairs(rng: Random, count: int, words: Vocabulary, held_out: set[int], *, repeats: bool) -> list[tuple[str, str]]:
-    """A (category, colour) for each object; no pair twice in a scene, so that the two words always single one out."""
-    for _ in range(200):
-        if repeats:
-            few = rng.sample(words.categories, min(len(words.categories), (count + 1) // 2))
-            categories = (few * count)[:count]
-            rng.shuffle(categories)
-        else:
-            categories = rng.sample(words.categories, count)
-        pairs: list[tuple[str, str]] = []
-        for i, category in enumerate(categories):
-            colours = [
-                colour
-                for colour in words.colours or ("",)
-                if ((category, colour) in words.held_out) == (i in held_out) and (category, colour) not in pairs
-            ]
-            if colours:
-                pairs.append((category, rng.choice(colours)))
-        if len(pairs) == count:
-            return pairs
+    """A (category, colour) for each object; no pair twice in a scene, so that the two words always single one out.
+
+    The objects in `held_out` get held-out pairs, the others never do.
+    """
+    for _ in range(50):
+        unseen = _unseen(rng, len(held_out), words, repeats)
+        rest = _categories(rng, count - len(unseen), words, [category for category, _ in unseen], repeats)
+        seen: list[tuple[str, str]] = []
+        for category in rest:
+            pairs = [(category, colour) for colour in words.colours or ("",)]
+            free = [pair for pair in pairs if pair not in words.held_out and pair not in seen]
+            if free:
+                seen.append(rng.choice(free))
+        if len(seen) + len(unseen) == count and len(unseen) == len(held_out):
+            return [(unseen if i in held_out else seen).pop() for i in range(count)]
     raise ValueError(
         f"no {count} objects of {len(words.categories)} categories and {len(words.colours)} colours differ as they "
-        "must: lower objects or composition, or raise shapes or colours."
+        "must: lower objects or named, or raise shapes, colours or composition."
     )
+
+
+def _unseen(rng: Random, count: int, words: Vocabulary, repeats: bool) -> list[tuple[str, str]]:
+    """Held-out pairs, of different categories unless categories may repeat; fewer than `count` if there are not."""
+    pairs = sorted(words.held_out) if count else []
+    rng.shuffle(pairs)
+    if not repeats:
+        pairs = list({category: (category, colour) for category, colour in pairs}.values())
+    return pairs[:count]
+
+
+def _categories(rng: Random, count: int, words: Vocabulary, taken: Sequence[str], repeats: bool) -> list[str]:
+    """Categories of the other objects: all different, or such that with those taken each occurs about twice."""
+    fresh = [category for category in words.categories if category not in taken]
+    if not repeats:
+        return rng.sample(fresh, min(count, len(fresh)))
+    few = list(dict.fromkeys(taken))
+    few += rng.sample(fresh, min(len(fresh), max(0, (count + len(taken) + 1) // 2 - len(few))))
+    wanted = few * (count + len(taken))
+    for category in taken:
+        wanted.remove(category)
+    wanted = wanted[:count]
+    rng.shuffle(wanted)
+    return wanted
 
 
 def _layout(rng: Random, knobs: Knobs, sizes: Sequence[str]) -> tuple[list[tuple[float, float]], list[float]]:

@@ -31,8 +31,6 @@ class Options:
     """samples at once"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    seed: int = 0
-    """seed of the bootstrap"""
     json: bool = False
     """print the results as JSON"""
 
@@ -41,6 +39,7 @@ def run(args: Sequence[str]) -> int:
     """Prints the figures, and writes them beside the run."""
     chosen = options.parse(Options, args, "evaluate")
     from diptych.app import api, terminal
+    from diptych.evaluation.tasks import TASKS
     from diptych.results import to_json
 
     rows = api.evaluate(
@@ -50,10 +49,13 @@ def run(args: Sequence[str]) -> int:
         split=chosen.split,
         out=chosen.out,
         checkpoint=chosen.checkpoint,
-        how=api.Measuring(limit=chosen.limit, batch=chosen.batch, device=chosen.device, seed=chosen.seed),
+        how=api.Measuring(limit=chosen.limit, batch=chosen.batch, device=chosen.device),
     )
     if chosen.json:
         print(to_json(rows), end="")
     else:
         terminal.results(rows, title=f"{chosen.run} on {', '.join(chosen.data) or 'its own data'}, {chosen.split}")
+        left_out = [] if chosen.task else [name for name in TASKS if name not in {row.task for row in rows}]
+        if left_out:
+            terminal.say(f"Left out: {', '.join(left_out)} (--task NAME says what is missing)")
     return 0

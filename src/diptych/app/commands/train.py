@@ -60,7 +60,7 @@ def run(args: Sequence[str]) -> int:
     name, args = args[0], args[1:]
     card = methods.card(name)
     preset = preset_of(name, options.value_of("preset", args))
-    chosen = options.parse(_options(name, preset), args, f"train {name}", f"Train {card.title}: {card.idea}.")
+    chosen = options.parse(options_of(name, preset), args, f"train {name}", f"Train {card.title}: {card.idea}.")
     return _train(name, chosen)
 
 
@@ -78,7 +78,8 @@ def preset_of(method: str, name: str | None) -> Preset:
     return presets[name]
 
 
-def _options(method: str, preset: Preset) -> type[Any]:
+def options_of(method: str, preset: Preset) -> type[Any]:
+    """All options of training a method, with the values of a preset as defaults."""
     groups: list[Any] = [
         ("run", Options),
         ("method", methods.config_class(method), field(default=preset.config)),

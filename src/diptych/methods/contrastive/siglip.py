@@ -62,7 +62,7 @@ PRESETS = {
             image_size=224,
             text="open_clip:ViT-B-16-SigLIP",
             context=64,
-            embed=768,
+            embed=0,
         ),
         Recipe(
             samples=9_000_000_000,

@@ -1,0 +1,85 @@
+"""Data sets by name, by path, held out, and mixed."""
+
+import pytest
+from app_helpers import write_shards
+
+from diptych.app import sources
+from diptych.app.sources import UnknownSource, open_source, open_sources
+from diptych.data.shards import split_of
+
+
+def test_a_folder_of_shards(shards):
+    data = open_source(str(shards), "train")
+    assert (len(data), data.name, data.split) == (40, "colours", "train")
+    assert len(open_source(str(shards), "val")) == 20
+    assert open_source(f"file://{shards}", "val").key(0) == open_source(str(shards), "val").key(0)
+
+
+def test_weights_are_read_from_the_end(tmp_path):
+    assert sources.weighted("a/b@2") == ("a/b", 2.0)
+    assert sources.weighted("world:objects=3@0.5") == ("world:objects=3", 0.5)
+    assert sources.weighted("s3://user@host/data") == ("s3://user@host/data", 1.0)
+    (tmp_path / "odd@3").mkdir()
+    assert sources.weighted(str(tmp_path / "odd@3")) == (str(tmp_path / "odd@3"), 1.0)
+
+
+def test_several_sources_are_mixed_by_weight(shards, tmp_path):
+    other = write_shards(tmp_path / "other", [("train", 8)])
+    mixed = open_sources([f"{shards}@1", f"{other}@3"], "train")
+    order = mixed.order(0, 0, True)
+    from_other = sum(mixed.key(int(index)).startswith("other/") for index in order)
+    assert abs(from_other - 0.75 * len(order)) <= 2
+
+
+def test_no_source_is_an_error():
+    with pytest.raises(UnknownSource, match="--data"):
+        open_sources([], "train")
+
+
+def test_a_data_set_without_val_holds_some_out(tmp_path, capsys):
+    folder = write_shards(tmp_path / "whole", [("train", 200)])
+    train, val = open_source(str(folder), "train"), open_source(str(folder), "val")
+    keys = [{part.key(i) for i in range(len(part))} for part in (train, val)]
+    assert keys[0] | keys[1] == {f"s{i:04d}" for i in range(200)}
+    assert not keys[0] & keys[1]
+    assert keys[1] == {key for key in keys[0] | keys[1] if split_of(key) == "val"}
+    assert 5 < len(val) < 40
+    assert val.split == "val"
+    assert "held out" in capsys.readouterr().err
+
+
+def test_the_world_takes_knobs():
+    data = open_source("world:objects=3,train=50,evaluation=20,seed=4", "val")
+    assert len(data) == 20
+    assert data.seed == 4
+    assert data.knobs.objects == (3, 3)
+    with pytest.raises(ValueError, match="objects"):
+        open_source("world:object=3", "train")
+
+
+def test_a_mistyped_name_is_told(shards, monkeypatch):
+    with pytest.raises(UnknownSource, match="'starter'"):
+        open_source("startr")
+    monkeypatch.chdir(shards.parent)
+    with pytest.raises(UnknownSource, match="'colours'"):
+        open_source("colors")
+
+
+def test_a_file_and_a_folder_of_pictures_say_to_pack(tmp_path):
+    (tmp_path / "table.csv").write_text("image,text\n")
+    with pytest.raises(UnknownSource, match="diptych pack"):
+        open_source(str(tmp_path / "table.csv"))
+    with pytest.raises(FileNotFoundError, match="diptych pack"):
+        open_source(str(tmp_path))
+
+
+def test_a_split_that_is_not_there(shards):
+    with pytest.raises(FileNotFoundError, match="'test'"):
+        open_source(str(shards), "test")
+
+
+def test_named_sources_are_told_from_paths():
+    assert sources.is_named("starter")
+    assert sources.is_named("world:objects=3")
+    assert not sources.is_named("worlds")
+    assert not sources.is_named("data/starter")

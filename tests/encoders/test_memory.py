@@ -1,0 +1,72 @@
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Features
+from diptych.encoders.memory import FeatureMemory
+
+
+class Counting(nn.Module):
+    """A text tower that counts the rows that it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 4)
+        self.rows = 0
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Features:
+        self.rows += len(ids)
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        tokens = self.words(ids)
+        return Features(tokens, (tokens * mask[..., None]).sum(1), mask)
+
+
+IDS = torch.tensor([[1, 2, 3], [4, 5, 0], [1, 2, 3]])
+MASK = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+
+
+def test_a_frozen_tower_computes_each_input_once() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(megabytes=1)
+    first = memory(tower, IDS, MASK)
+    assert tower.rows == 2  # the first and the third row are the same
+    again = memory(tower, IDS.flip(0), MASK.flip(0))
+    assert tower.rows == 2
+    assert torch.equal(first.pooled.flip(0), again.pooled)
+
+
+def test_it_returns_what_the_tower_would() -> None:
+    tower = Counting().requires_grad_(False)
+    remembered, plain = FeatureMemory(1)(tower, IDS, MASK), tower(IDS, MASK)
+    torch.testing.assert_close(remembered.pooled, plain.pooled)
+    torch.testing.assert_close(remembered.tokens[MASK], plain.tokens[MASK])
+    assert torch.equal(remembered.mask, MASK)
+
+
+def test_features_do_not_depend_on_the_rest_of_the_batch() -> None:
+    tower = Counting().requires_grad_(False)
+    together = FeatureMemory(1)(tower, IDS, MASK)
+    alone = FeatureMemory(1)(tower, IDS[1:2, :2], MASK[1:2, :2])
+    assert torch.equal(together.tokens[1, :2], alone.tokens[0])
+
+
+def test_a_tower_that_trains_is_called_and_forgotten() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
+    memory(tower, IDS, MASK)
+    assert memory.kept
+    tower.requires_grad_(True)
+    assert memory(tower, IDS, MASK).pooled.requires_grad
+    assert not memory.kept
+    assert memory.used == 0
+
+
+def test_nothing_more_is_kept_when_it_is_full() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
+    memory.limit = 4 * 4 * (3 + 1)  # bytes of one row of three tokens and its pooled vector
+    memory(tower, IDS, MASK)
+    assert len(memory.kept) == 1
+    assert memory.used <= memory.limit
+
+
+def test_without_room_the_tower_is_called() -> None:
+    tower = Counting().requires_grad_(False)
+    FeatureMemory(0)(tower, IDS, MASK)
+    assert tower.rows == 3

@@ -1,0 +1,87 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych import methods
+from diptych.batch import Sample
+from diptych.models.pretrained import read_description
+from diptych.recipe import Recipe
+
+SIZES = dict(image_size=32, image_width=32, image_layers=1, image_heads=2, text_width=32, text_layers=1, text_heads=2)
+
+
+def clip(**options):
+    torch.manual_seed(0)
+    return methods.build("clip", {**SIZES, "embed": 16, **options})
+
+
+def sample() -> Sample:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    return Sample("k", {"image": Image.fromarray(pixels), "texts": ["one star", "two rings"]})
+
+
+def test_evaluation_sees_the_whole_picture_and_the_first_caption() -> None:
+    method = clip()
+    views = method.views(sample(), None)
+    assert views["image"].dtype == torch.uint8
+    assert views["image"].shape == (3, 32, 32)
+    assert torch.equal(views["text"], method.tokenize(["one star"]).text[0])
+
+
+def test_training_sees_crops_and_any_caption() -> None:
+    method = clip()
+    seen = [method.views(sample(), np.random.default_rng(seed)) for seed in range(12)]
+    assert len({view["image"].numpy().tobytes() for view in seen}) > 6
+    assert {tuple(view["text"].tolist()) for view in seen} == {
+        tuple(method.tokenize([text]).text[0].tolist()) for text in sample().texts
+    }
+
+
+def test_a_full_crop_takes_the_picture_as_it_is() -> None:
+    method = clip(crop=(1.0, 1.0))
+    still = method.views(sample(), None)["image"]
+    assert torch.equal(method.views(sample(), np.random.default_rng(3))["image"], still)
+
+
+def test_temperature_starts_at_tau_and_stays_above_its_floor() -> None:
+    method = clip(tau=0.2, min_tau=0.05)
+    assert 1 / method.scale.item() == pytest.approx(0.2)
+    method.log_scale.data.fill_(math.log(1000))
+    assert 1 / method.scale.item() == pytest.approx(0.05)
+
+
+def test_a_frozen_tower_stays_in_evaluation_mode() -> None:
+    method = clip()
+    method.image.requires_grad_(False)
+    method.train()
+    assert method.training
+    assert not method.image.training
+    assert method.text.training
+    assert not method.eval().text.training
+
+
+def test_towers_have_their_own_learning_rate() -> None:
+    assert clip().stages(Recipe())[0].lr == ()
+    stage = clip(tower_lr=0.1, freeze=(r"^text\.",)).stages(Recipe())[0]
+    assert stage.lr == ((r"^(image|text)\.", 0.1),)
+    assert stage.freeze == (r"^text\.",)
+
+
+def test_without_a_joint_width_the_towers_own_is_used() -> None:
+    method = clip(embed=0)
+    assert isinstance(method.image_head, torch.nn.Identity)
+    assert method.embed_text(method.tokenize(["a"])).pooled.shape == (1, 32)
+
+
+def test_saved_folder_says_what_it_is(tmp_path) -> None:
+    clip().save_pretrained(tmp_path)
+    description = read_description(tmp_path)
+    assert description["method"] == "clip"
+    assert description["config"]["image_size"] == 32
+    with pytest.raises(ValueError, match="holds the method 'clip', not 'filip'"):
+        methods.method_class("filip").from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no saved method"):
+        read_description(tmp_path / "nothing")
