@@ -32,7 +32,7 @@ from PIL import Image
 from diptych.data.duplicates import fingerprint, groups, near_pairs
 from diptych.data.shards import ShardWriter, split_of, write_dataset_json
 
-SIDE = 96  # pixels of the longer side
+SIDE = 112  # pixels of the longer side
 QUALITY = 60
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "ru", "zh", "ja")
 DEBIAN = ("openclipart-png", "openclipart-svg")
@@ -43,7 +43,9 @@ NPM = {
     "emoji-datasource": "16.0.0",
 }
 CAPTIONS = Path(__file__).with_name("starter_captions.tsv")
-NO_KEYWORD = re.compile(r"hash\(|[^a-z -]|^.?$|.{21}|clip ?art|unsorted|externalsource|public domain|^(image|media|png|svg)$")
+NO_KEYWORD = re.compile(
+    r"hash\(|[^a-z -]|^.?$|.{21}|clip ?art|unsorted|externalsource|public domain|^(image|media|png|svg)$"
+)
 
 # emoji-datasource's subgroups -> our classes; what is not named here is left out: flags of countries (nearly alike),
 # letters, digits, arrows, buttons and signs (captions that say little), families (one silhouette)
@@ -63,8 +65,10 @@ EMOJI_CLASSES = {
     "money": "money",
     "music": "music musical-instrument",
     "tool": "tool",
-    "body part": "body-parts hand-fingers-closed hand-fingers-open hand-fingers-partial hand-prop hand-single-finger hands",
-    "person": "person person-activity person-fantasy person-gesture person-resting person-role person-sport person-symbol",
+    "body part": "body-parts hand-fingers-closed hand-fingers-open hand-fingers-partial hand-prop "
+    "hand-single-finger hands",
+    "person": "person person-activity person-fantasy person-gesture person-resting person-role person-sport "
+    "person-symbol",
     "face": "cat-face monkey-face face-affection face-concerned face-costume face-glasses face-hand face-hat "
     "face-negative face-neutral-skeptical face-sleepy face-smiling face-tongue face-unwell",
     "symbol": "emotion heart warning religion geometric flag",
@@ -74,7 +78,15 @@ EMOJI_CLASSES = {
     "clock": "time",
     "vehicle": "transport-air transport-ground transport-water",
 }
-NO_EMOJI = re.compile(r"middle finger|love hotel|bunny ears|-thirty|o.clock|^(black|white) .*(square|circle)|^pistol|wrestling")
+EMOJI_CLASS_BY_NAME = (
+    (re.compile(r"magnifying"), "stationery"),
+    (re.compile(r"candle|lamp|lantern|umbrella"), "household item"),
+    (re.compile(r"snowman|cyclone"), "sky"),
+    (re.compile(r"traffic light|stop sign|construction$"), "symbol"),
+)
+NO_EMOJI = re.compile(
+    r"middle finger|love hotel|bunny ears|-thirty|o.clock|^(black|white) .*(square|circle)|^(small|medium)|^pistol|wrestling"
+)
 SKIN = range(0x1F3FB, 0x1F400)
 
 
@@ -176,10 +188,11 @@ def emoji(work: Path) -> Iterator[Picture]:
         name = captions["en"] = english(captions["en"])
         if NO_EMOJI.search(name) or repeats_a_man_and_a_woman(sign, names):
             continue
+        category = next((other for pattern, other in EMOJI_CLASS_BY_NAME if pattern.search(name)), category)
         about = {
             "texts": [name],
             "captions": captions,
-            "tags": list(dict.fromkeys([category, *(word for word in keywords.get(sign, []) if word != name)]))[:6],
+            "tags": list(dict.fromkeys([category, *(word for word in keywords.get(sign, ()) if word != name)]))[:6],
             "category": category,
             "source": f"@lobehub/fluent-emoji-3d:assets/{file.name}",
             "license": "MIT (picture), Unicode-3.0 (names)",
@@ -199,7 +212,7 @@ def annotations(work: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[s
                 if entry.get("tts"):
                     names.setdefault(sign, {})[language] = entry["tts"][0]
                 if language == "en":
-                    keywords[sign] = entry.get("default", [])
+                    keywords[sign] = [word for word in entry.get("default", []) if word[0].isalpha()]
     return names, keywords
 
 
@@ -258,7 +271,7 @@ def without_duplicates(pictures: list[Picture]) -> list[Picture]:
     thumbnails = np.stack([entry.thumbnail for entry in prints]).astype(np.float64)
     pairs = near_pairs(np.array([entry.perceptual for entry in prints], dtype=np.uint64))
     distance = np.sqrt(((thumbnails[pairs[:, 0]] - thumbnails[pairs[:, 1]]) ** 2).mean((1, 2, 3)))
-    alike = pairs[distance < 12]  # grey levels; stricter than `find_duplicates`, as these pictures are few and shown
+    alike = pairs[distance < 12]  # grey levels; looser than `find_duplicates`: here a picture too few does no harm
     dropped = {index for group in groups(alike, len(pictures)) for index in group[1:]}
     seen: set[str] = set()
     kept = []

@@ -192,6 +192,13 @@ def test_the_bias_of_siglip(tmp_path: Path) -> None:
     assert f"adds the bias {bias:.4f}" in (tmp_path / "b" / "README.md").read_text()
 
 
+def test_towers_that_end_in_the_joint_space_have_no_heads(tmp_path: Path) -> None:
+    method = make(embed=0, text_width=32, text_heads=2)
+    assert isinstance(method.image_head, nn.Identity)
+    check_transformers(method, export(method, "transformers", tmp_path / "a"))
+    check_open_clip(method, export(method, "open_clip", tmp_path / "b"))
+
+
 def test_the_clamped_temperature_is_exported(tmp_path: Path) -> None:
     method = make()
     torch.nn.init.constant_(method.log_scale, 9.0)

@@ -1,5 +1,7 @@
 """A data set in memory whose samples say who they are."""
 
+import os
+
 import numpy as np
 import torch
 
@@ -44,3 +46,16 @@ def numbers(batches):
 
 def flat(batches):
     return np.concatenate(numbers(batches)).astype(int).tolist()
+
+
+def forked(function):
+    """Runs `function(say)` in a child of its own; gives the child's id and a file with the words that it says."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function(lambda *words: os.write(writing, (" ".join(map(str, words)) + "\n").encode()))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    return pid, os.fdopen(reading)

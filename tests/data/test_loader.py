@@ -2,7 +2,6 @@ import functools
 import operator
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loader_helpers import Numbers, flat, numbers, views
+from loader_helpers import Numbers, flat, forked, numbers, views
 from shard_helpers import write_set
 
 from diptych.batch import Sample
@@ -304,37 +303,31 @@ def test_waiting_is_measured():
     assert one.wait_share == pytest.approx(one.wait_seconds / total, abs=0.02)
 
 
-ORPHANS = """
-import sys, time
-sys.path[:0] = {path}
-from loader_helpers import Numbers
-from test_loader import pid_view
-from diptych.data.loader import Loader
-one = Loader(Numbers(10**6), pid_view, (), 4, 0, workers=2)
-batches = one.batches()
-print(*{{next(batches).pid[0].item() for _ in range(8)}}, flush=True)
-time.sleep(60)
-"""
+def training_process(say):
+    batches = Loader(Numbers(10**6), pid_view, (), 4, 0, workers=2).batches()
+    say(*{next(batches).pid[0].item() for _ in range(8)})
+    time.sleep(60)
 
 
 @linux
 def test_workers_die_with_the_main_process():
-    code = ORPHANS.format(path=[str(Path(__file__).parent), *sys.path])
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 2
-        process.kill()
-    deadline = time.monotonic() + 3
-    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(_alive(pid) for pid in pids)
+    pid, told = forked(training_process)
+    pids = [int(word) for word in told.readline().split()]
+    assert len(pids) == 2
+    assert all(map(_alive, pids))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 3  # torch's own watchdog needs 5 seconds, if it comes to it at all
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(_alive, pids))
 
 
 class Heavy(Numbers):
     """Carries 128 MiB that workers must share and not copy."""
 
     def __init__(self):
-        super().__init__(16)
+        super().__init__(4)
         self.ballast = np.ones(1 << 24, np.float64)
 
     def read(self, index, fields):

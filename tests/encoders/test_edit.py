@@ -247,6 +247,19 @@ def test_the_class_token_must_stay(family: str, make: Callable[[str], Case]) -> 
         make(family)(lambda index, hidden, mask: (hidden[:, :1], None))
 
 
+@pytest.mark.parametrize(
+    "family", ["image own", "image timm", "text own", "text hf:bert", "text hf:clip", "text oc:vit"]
+)
+def test_masked_tokens_under_mixed_precision(family: str, make: Callable[[str], Case]) -> None:
+    """The mask is added in the precision of the residual stream and must survive being cast to another."""
+    case = make(family)
+    prompt = torch.randn(3, case.encoder.width, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, edited = case(), case(inserted(prompt, case.encoder.prefix + 1, 1, attended=False))
+    assert edited.tokens.isfinite().all()
+    torch.testing.assert_close(edited.pooled.float(), plain.pooled.float(), atol=0.05, rtol=0.05)
+
+
 def test_hooks_and_the_loop_of_our_own_towers_agree() -> None:
     """The two ways in which edits are applied give the same result on the same layers."""
     torch.manual_seed(0)

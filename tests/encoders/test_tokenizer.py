@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +124,23 @@ def test_clip_pads_with_the_id_of_a_word_and_the_mask_is_still_right() -> None:
     assert 0 in ids[0][mask[0]]  # "!"
     assert 0 in ids[1][~mask[1]]  # padding
     assert tokenizer.real(ids).equal(mask)
+
+
+def test_the_builder_learns_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new tokenizer from plain text has the same form: bytes first, then what was learnt, the special ids last."""
+    (tmp_path / "corpus.txt").write_text("die Zwergmaus schläft\n" * 50, encoding="utf-8")
+    (tmp_path / "val.txt").write_text("Nashorn\n" * 999, encoding="utf-8")
+    out = tmp_path / "out.json"
+    script = Path(__file__).parents[2] / "tools" / "build_tokenizer.py"
+    monkeypatch.setattr(sys, "argv", [script.name, str(tmp_path), "--out", str(out), "--size", "1300"])
+    runpy.run_path(str(script), run_name="__main__")
+    tokenizer = Tokenizer(out.read_text(encoding="utf-8"), 32)
+    ids, _ = tokenizer.encode(["Zwergmaus", "Nashorn", "circle"])
+    assert tokenizer.vocab_size == 1300
+    assert ids[0].tolist()[:1] == [1298]
+    assert int(ids[0, 2]) == 1299  # one token between start and end
+    assert int(ids[2, 2]) == 1299
+    assert int(ids[1, 2]) != 1299  # validation files are not read
 
 
 def test_canonical_texts_are_siglips() -> None:

@@ -111,7 +111,7 @@ def test_the_heat_is_strongest_where_it_is_strongest() -> None:
     sheet = pictures.heat_map([pictures.WordHeat(Image.new("RGB", (8, 8), "white"), ["w"], [heat], [None])], "", "")
     pixels = np.asarray(sheet.image).astype(int)
     redness = pixels[..., 0] - pixels[..., 1]
-    side, gap = 190, 24
+    side, gap = 160, 22
     x, y = MARGIN + side + gap, int(np.argmax((pixels != 255).any(axis=2).any(axis=1))) + gap
     patch = redness[y : y + side, x : x + side]
     corner = patch[: side // 4, 3 * side // 4 :].mean()

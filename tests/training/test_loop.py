@@ -64,7 +64,13 @@ def test_one_step_by_hand(tmp_path) -> None:
 def test_accumulated_parts_give_the_gradient_of_the_batch(tmp_path) -> None:
     whole, parts, uneven = Line(), Line(), Line()
     for method, count in ((whole, 1), (parts, 4), (uneven, 3)):
-        train(method, ToyData(8), tmp_path / str(count), recipe(samples=24, batch=8, accumulate=count, **SGD), logs=())
+        train(
+            method,
+            ToyData(8),
+            tmp_path / str(count),
+            recipe(samples=24, batch=8, accumulate=count, clip=0, **SGD),
+            logs=(),
+        )
         assert len(method.steps) == 3 * count
     for method in (parts, uneven):
         assert torch.allclose(method.a, whole.a, atol=1e-6)
@@ -87,7 +93,13 @@ def test_stages_train_what_they_say_at_their_own_rate(tmp_path) -> None:
     method = Line(Stage("first", freeze=("b",)), Stage("second", lr=(("a", 0.0), ("b", 0.1))))
     values = []
     method.after_step = lambda step: values.append((step.stage, method.a.item(), method.b.item()))
+    loss, able = method.loss, []
+    method.loss = lambda batch, step: (
+        able.append((method.a.requires_grad, method.b.requires_grad)),
+        loss(batch, step),
+    )[1]
     train(method, ToyData(4), tmp_path, recipe(samples=16, clip=0, **SGD), logs=())
+    assert able == [(True, False)] * 2 + [(False, True)] * 2
     assert [stage for stage, _, _ in values] == ["first", "first", "second", "second"]
     assert [b for _, _, b in values][:2] == [1.0, 1.0]
     assert values[1][1] == values[2][1] == values[3][1]

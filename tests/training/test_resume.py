@@ -95,8 +95,10 @@ def test_broken_in_a_step(case, tmp_path, monkeypatch) -> None:
     method, judge = breaking(Toy(config), "loss", 7 * settings.accumulate, monkeypatch)
     with pytest.raises(Killed):
         run(method, tmp_path / "broken", settings, judge)
-    finished = run(resumed := Toy(config), tmp_path / "broken", settings)
-    assert finished.complete
+    resumed, steps = Toy(config), []
+    after_step, resumed.after_step = resumed.after_step, lambda step: (steps.append(step.index), after_step(step))
+    assert run(resumed, tmp_path / "broken", settings).complete
+    assert steps == list(range(4, 12))  # it went on from the first checkpoint and did not begin anew
     assert same(unbroken, resumed)
     equal(tmp_path / "unbroken", tmp_path / "broken")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diptych import methods, results, training
-from diptych.app import look, model_card, report, runs, sources, wording
+from diptych.app import model_card, report, runs, sources, wording
 from diptych.batch import require
 from diptych.evaluation import tasks as evaluation
 from diptych.models.pretrained import FILES, read_description
@@ -137,8 +137,8 @@ def evaluate(
     is_run = (folder / runs.RUN).is_file()
     if data is None and not is_run:
         raise ValueError(f"{run} does not say what it was trained on: name the data to measure on with --data.")
-    trained = runs.read(folder).info if is_run else {"recipe": {"seed": 0}, "data": {}}
-    specs = _specs(data or trained["data"]["val"] or trained["data"]["data"])
+    trained: dict[str, Any] = runs.read(folder).info if is_run else {"recipe": {"seed": 0}}
+    specs = _specs(data) if data else trained["data"]["val"] or trained["data"]["data"]
     dataset = sources.open_sources(specs, split)
     model = load(run, checkpoint)
     if out is None and is_run:
@@ -219,8 +219,6 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: 
         train_data=learn,
     )
     results.write(rows, out)
-    if not (out / "pictures" / "pointing.png").is_file():
-        look.draw(model, held_out, out / "pictures", device=device)
     info["finished"] = {
         "steps": done.steps,
         "seconds": round(done.seconds, 2),

@@ -39,7 +39,7 @@ def demo(out: Path, data: str = STARTER) -> list[Row]:
     for number, name in enumerate(METHODS, start=1):
         title = methods.card(name).title
         api.say(f"{number} of {len(METHODS)}: {title}, {recipe.samples:,} samples of {data}")
-        options = from_dict(methods.config_class(name), config)
+        options: Any = from_dict(methods.config_class(name), config)
         finished.append(api.train(name, data, out / name, config=options, recipe=recipe))
     rows = [row for run in finished for row in run.rows]
     results.write(rows, out)

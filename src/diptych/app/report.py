@@ -152,7 +152,9 @@ def _lede(shown: Sequence[Run]) -> str:
     seen = {run.info["recipe"]["samples"] for run in shown}
     budget = f"{wording.count(max(seen))} samples seen" + ("" if len(seen) == 1 else " at most")
     train, val = first["train"], first["val"]
-    times = _joined([wording.duration(run.finished.get("seconds", 0)) for run in shown])
+    times = _joined(
+        [wording.duration(run.finished.get("seconds", 0)).replace(" ", "\N{NO-BREAK SPACE}") for run in shown]
+    )
     return (
         f"Trained on {train['samples']:,} samples of {train['name']} ({budget}"
         f"{' by each' if len(shown) > 1 else ''}, {times}) "
@@ -278,7 +280,7 @@ def _inlined(path: Path) -> dict[str, Any]:
         picture = opened.convert("RGB")
     picture.thumbnail((_WIDTH, 10 * _WIDTH), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    picture.save(out, "WEBP", quality=86, method=4)
+    picture.save(out, "WEBP", quality=86, method=2)
     uri = "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
     return {"uri": uri, "width": picture.width, "height": picture.height}
 

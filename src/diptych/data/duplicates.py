@@ -52,6 +52,10 @@ def _dct_rows(count: int, size: int) -> np.ndarray:
 
 
 _DCT = _dct_rows(8, 32)
+_MASKS = [
+    np.uint64((((1 << a_bits) - 1) << a) | (((1 << b_bits) - 1) << b))
+    for (a, a_bits), (b, b_bits) in combinations(_BANDS, 2)
+]
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 _WEIGHTS = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 
@@ -81,19 +85,16 @@ def near_pairs(hashes: np.ndarray, distance: int = DISTANCE) -> np.ndarray:
     if distance > DISTANCE:
         raise ValueError(f"near_pairs finds differences of at most {DISTANCE} bits, not {distance}.")
     hashes = np.asarray(hashes, dtype=np.uint64)
-    found = [pairs for mask in _masks() for pairs in _pairs_within(hashes, mask, distance)]
-    if not found:
-        return np.zeros((0, 2), dtype=np.int64)
-    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for number in range(len(_MASKS)):
+        found += _pairs_within(hashes, number, distance)
+    pairs = np.sort(np.concatenate(found), axis=1)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _masks() -> Iterator[np.uint64]:
-    for (a, a_bits), (b, b_bits) in combinations(_BANDS, 2):
-        yield np.uint64((((1 << a_bits) - 1) << a) | (((1 << b_bits) - 1) << b))
-
-
-def _pairs_within(hashes: np.ndarray, mask: np.uint64, distance: int) -> Iterator[np.ndarray]:
-    """Near pairs among the hashes that agree under `mask`: each is compared with the k-th next one, k = 1, 2, ..."""
+def _pairs_within(hashes: np.ndarray, number: int, distance: int) -> Iterator[np.ndarray]:
+    """Near pairs that agree under this mask and no earlier one; each hash is compared with the next k, k = 1, 2, ..."""
+    mask = _MASKS[number]
     order = np.argsort(hashes & mask, kind="stable")
     keys, sorted_hashes = (hashes & mask)[order], hashes[order]
     left = np.arange(len(hashes))
@@ -103,7 +104,10 @@ def _pairs_within(hashes: np.ndarray, mask: np.uint64, distance: int) -> Iterato
         left = left[keys[left] == keys[left + step]]  # whoever has no k-th equal neighbour has no later one either
         if not len(left):
             return
-        near = _count_bits(sorted_hashes[left] ^ sorted_hashes[left + step]) <= distance
+        difference = sorted_hashes[left] ^ sorted_hashes[left + step]
+        near = _count_bits(difference) <= distance
+        for earlier in _MASKS[:number]:
+            near &= (difference & earlier) != 0
         yield np.stack([order[left[near]], order[left[near] + step]], axis=1)
         step += 1
 

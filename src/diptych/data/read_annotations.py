@@ -150,14 +150,14 @@ def _add_coco(file: Path, pictures: dict[tuple[str, str], _Picture], broken: lis
         picture = pictures.setdefault((split, name), _Picture(name, split))
         picture.size = _size(entry) or picture.size
         by_id[entry["id"]] = picture
-    categories = {c["id"]: str(c.get("name", c["id"])) for c in _dicts(content.get("categories")) if "id" in c}
-    for index, entry in enumerate(content.get("annotations") or []):
+    categories = {str(c.get("id")): str(c.get("name", c.get("id"))) for c in _dicts(content.get("categories"))}
+    for index, entry in enumerate(_list(content.get("annotations"))):
         reason = _annotate(entry, by_id, categories)
         if reason:
             broken.append(BrokenSample(f"{file.name}: annotations[{index}]", reason))
 
 
-def _annotate(entry: Any, by_id: Mapping[Any, _Picture], categories: Mapping[Any, str]) -> str:
+def _annotate(entry: Any, by_id: Mapping[Any, _Picture], categories: Mapping[str, str]) -> str:
     """Adds one annotation to its picture; returns what is wrong with it, or an empty string."""
     if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), int | str):
         return "the entry has no image_id"
@@ -179,12 +179,17 @@ def _annotate(entry: Any, by_id: Mapping[Any, _Picture], categories: Mapping[Any
     if not (box[2] > 0 and box[3] > 0):
         return "the box has no area"
     picture.boxes.append((box[0], box[1], box[2], box[3]))
-    picture.phrases.append(categories.get(entry.get("category_id"), str(entry.get("category_id", "object"))))
+    category = str(entry.get("category_id", "object"))
+    picture.phrases.append(categories.get(category, category))
     return ""
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return [item for item in _list(value) if isinstance(item, dict)]
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -229,7 +234,7 @@ def karpathy(path: Path, reading: Reading) -> Source:
 def _sentence(entry: Mapping[str, Any]) -> str:
     raw = entry.get("raw")
     if not isinstance(raw, str):
-        raw = " ".join(str(token) for token in entry.get("tokens") or [])
+        raw = " ".join(str(token) for token in _list(entry.get("tokens")))
     return " ".join(raw.split())
 
 

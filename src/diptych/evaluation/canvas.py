@@ -89,10 +89,15 @@ class Canvas:
         """A thin horizontal rule between the margins."""
         self.draw.line((MARGIN, y, self.image.width - MARGIN, y), fill=RULE, width=1)
 
-    def save(self, path: Path) -> None:
-        """Writes a PNG."""
+    def save(self, path: Path, *, few_colours: bool = False) -> None:
+        """Writes a PNG; of 256 colours, a quarter of the size, where no smooth shades are to be read."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.image.save(path, optimize=True)
+        image = self.image
+        if few_colours:
+            image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+            palette = image.getpalette() or []
+            image.putpalette([255 if value > 251 else value for value in palette])  # the paper stays white
+        image.save(path, optimize=True)
 
 
 def heading_height(width: int, title: str, subtitle: str) -> int:

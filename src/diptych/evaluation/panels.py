@@ -46,7 +46,8 @@ def _draw_text_to_image(bench: Bench, path: Path) -> None:
         answer = bench.picture(bench.samples[best].key)
         found.append(pictures.FoundPictures(texts[query], shown, np.isin(first, right).tolist(), rank, answer))
     title = f"Captions look for their picture among {len(bench.samples):,}"
-    pictures.text_to_image_grid(found, title, _subtitle(bench, "captions drawn at random")).save(path)
+    sheet = pictures.text_to_image_grid(found, title, _subtitle(bench, "captions drawn at random"))
+    sheet.save(path, few_colours=True)
 
 
 def _draw_image_to_text(bench: Bench, path: Path) -> None:
@@ -63,7 +64,9 @@ def _draw_image_to_text(bench: Bench, path: Path) -> None:
         shown_texts = [texts[place] for place in first]
         listed.append(pictures.FoundTexts(picture, shown_texts, np.isin(first, right).tolist(), rank, texts[best]))
     title = f"Pictures look for their caption among {len(texts):,}"
-    pictures.image_to_text_grid(listed, title, _subtitle(bench, "pictures drawn at random")).save(path)
+    pictures.image_to_text_grid(listed, title, _subtitle(bench, "pictures drawn at random")).save(
+        path, few_colours=True
+    )
 
 
 def _draw_words(bench: Bench, path: Path) -> None:

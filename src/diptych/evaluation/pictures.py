@@ -124,13 +124,15 @@ def image_to_text_grid(found: Sequence[FoundTexts], title: str, subtitle: str) -
 def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
     """A row a picture: the picture, then the same picture under the heat of each word, on one scale a row.
 
-    A dot marks the strongest place if there is one, a dashed frame the box that the word names: green where the dot hits it, else red.
+    A dot marks the strongest place if there is one, a dashed frame the box that the word names: green where the dot
+    hits it, else red.
     """
-    side, words = 190, max(len(row.words) for row in rows)
-    label = Style(BODY)
-    row_height = side + label.height + 8 + 2 * _GAP
+    side, words = 160, max(len(row.words) for row in rows)
+    label = Style(SMALL)
+    labels = [[wrap(word, label, side + _GAP - 8, 2) for word in row.words] for row in rows]
+    row_height = side + label.height * max(len(lines) for row in labels for lines in row) + 8 + 2 * _GAP
     bar_at = MARGIN + (words + 1) * (side + _GAP)
-    width = bar_at + 100 + MARGIN
+    width = max(bar_at + 100 + MARGIN, 760)
     top = heading_height(width, title, subtitle)
     sheet = Canvas(width, top + len(rows) * row_height + MARGIN - _GAP)
     sheet.heading(title, subtitle)
@@ -141,10 +143,10 @@ def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
         sheet.picture(MARGIN, y, side, row.picture.resize((side, side), Image.Resampling.LANCZOS))
         low = min(float(np.min(heat)) for heat in row.maps)
         high = max(float(np.max(heat)) for heat in row.maps)
-        for place, (word, heat, box) in enumerate(zip(row.words, row.maps, row.boxes, strict=True)):
+        for place, (heat, box) in enumerate(zip(row.maps, row.boxes, strict=True)):
             x = MARGIN + (place + 1) * (side + _GAP)
             sheet.picture(x, y, side, _overlaid(row.picture, heat, box, (low, high), side))
-            sheet.line(x + side / 2, y + side + 8, shortened(word, label, side + _GAP - 8), label, "centre")
+            sheet.lines(x + side / 2, y + side + 8, labels[number][place], label, "centre")
         _colour_bar(sheet, bar_at, y, side, (low, high))
     return sheet
 
@@ -219,13 +221,15 @@ def _overlaid(
 
 
 def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour) -> None:
+    """A frame of coloured dashes on white, which shows on pale and on hot ground alike."""
     x0, y0, x1, y1 = box
-    for start in range(x0, x1, 12):
+    draw.rectangle((x0 - 2, y0 - 2, x1 + 2, y1 + 2), outline=PAPER, width=4)
+    for start in range(x0, x1, 13):
         for y in (y0, y1):
-            draw.line((start, y, min(start + 7, x1), y), fill=colour, width=3)
-    for start in range(y0, y1, 12):
+            draw.line((start, y, min(start + 8, x1), y), fill=colour, width=4)
+    for start in range(y0, y1, 13):
         for x in (x0, x1):
-            draw.line((x, start, x, min(start + 7, y1)), fill=colour, width=3)
+            draw.line((x, start, x, min(start + 8, y1)), fill=colour, width=4)
 
 
 def _colour_bar(sheet: Canvas, x: int, y: int, height: int, scale: tuple[float, float]) -> None:
