@@ -85,8 +85,11 @@ EMOJI_CLASS_BY_NAME = (
     (re.compile(r"traffic light|stop sign|construction$"), "symbol"),
 )
 NO_EMOJI = re.compile(
-    r"middle finger|love hotel|bunny ears|-thirty|o.clock|^(black|white) .*(square|circle)|^(small|medium)|^pistol|wrestling"
+    r"middle finger|love hotel|bunny ears|wrestling"  # not for everybody
+    r"|-thirty|o.clock|^(black|white) .*(square|circle)|^(small|medium)"  # nearly alike
+    r"|framed picture"  # without a transparent pixel
 )
+NO_TAG = re.compile(r"^[^a-zA-Z]|^(sexy|drunk|ass)$")
 SKIN = range(0x1F3FB, 0x1F400)
 
 
@@ -212,7 +215,7 @@ def annotations(work: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[s
                 if entry.get("tts"):
                     names.setdefault(sign, {})[language] = entry["tts"][0]
                 if language == "en":
-                    keywords[sign] = [word for word in entry.get("default", []) if word[0].isalpha()]
+                    keywords[sign] = [word for word in entry.get("default", []) if not NO_TAG.search(word)]
     return names, keywords
 
 

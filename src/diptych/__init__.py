@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from diptych import compat as _compat
+from diptych.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["evaluate", "load", "train"]
+__all__ = ["__version__", "evaluate", "load", "train"]
 
 _compat.install()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _KEPT = frozenset({"json", "npz", "cls"})  # members that hold several fields, or one under another name
+_LONGEST_KEY = 900  # letters; what a shard takes, with room for an extension
 _CONVERTED = frozenset({"tif", "tiff", "avif"})  # PIL reads them, the loader does not
 
 
@@ -54,6 +55,8 @@ def check(raw: RawSample, checks: Checks) -> Checked | BrokenSample:
     """Decodes every field. A damaged field of the `.json` is left out; any other damage breaks the sample."""
     notes = list(raw.notes)
     try:
+        if len(raw.key) > _LONGEST_KEY:
+            raise BrokenSample(raw.key[:80], f"its name has {len(raw.key):,} letters; at most {_LONGEST_KEY} are kept")
         members = dict(_members(raw, checks, notes))
         if not members:
             raise BrokenSample(raw.key, "it has no member that holds a field")

@@ -284,9 +284,15 @@ class _Rows:
         return self.now
 
 
+def _linger(number: int, frame: Any) -> None:
+    """Schedulers send SIGTERM to all processes at once: the main one needs its batches for a last step and a save."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(60)  # whose default action ends the process
+
+
 @dataclass(frozen=True)
 class _WorkerStart:
-    """First thing in a worker: it leaves Ctrl-C to the main process, dies with it, and copies none of its memory."""
+    """First thing in a worker: it leaves signals to the main process, dies with it, and copies none of its memory."""
 
     parent: int
     on_main_thread: bool
@@ -294,6 +300,7 @@ class _WorkerStart:
     def __call__(self, number: int) -> None:
         gc.freeze()  # the collector would touch, and so copy, every page shared with the main process
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _linger)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         if sys.platform == "linux" and self.on_main_thread:  # the signal comes when the forking thread ends
             import ctypes

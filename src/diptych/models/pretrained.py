@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Self
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 
-import diptych
 from diptych.card import Card
 from diptych.config import from_dict, to_dict
+from diptych.version import __version__
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -28,7 +28,7 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
-        description = {"method": self.card.id, "config": to_dict(self.config), "diptych": diptych.__version__}
+        description = {"method": self.card.id, "config": to_dict(self.config), "diptych": __version__}
         (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}  # type: ignore[attr-defined]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
-import diptych
 from diptych.training.state import Run, describe
+from diptych.version import __version__
 
 _STATE = "state.safetensors"
 _FACTS = "state.json"
@@ -122,7 +122,7 @@ def _write_files(run: Run, folder: Path) -> None:
     save_file(tensors, folder / _STATE)
     facts = run.facts() | {
         "versions": {
-            "diptych": diptych.__version__,
+            "diptych": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

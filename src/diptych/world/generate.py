@@ -159,7 +159,7 @@ def _categories(rng: Random, count: int, words: Vocabulary, taken: Sequence[str]
 def _layout(rng: Random, knobs: Knobs, sizes: Sequence[str]) -> tuple[list[tuple[float, float]], list[float]]:
     """Centres and radii that overlap no deeper than `knobs.occlusion`; all shrink together until they fit."""
     shares = [(SMALL if size == "small" else LARGE) * rng.uniform(0.94, 1.06) for size in sizes]
-    largest = 0.42 / knobs.grid if knobs.grid else min(0.2, 0.43 / math.sqrt(len(sizes)))
+    largest = 0.41 / knobs.grid if knobs.grid else min(0.2, 0.43 / math.sqrt(len(sizes)))
     while True:
         radii = [largest * share for share in shares]
         centres = _cells(rng, knobs.grid, len(radii)) if knobs.grid else _scatter(rng, radii, knobs.occlusion)
@@ -187,7 +187,7 @@ def _scatter(rng: Random, radii: Sequence[float], occlusion: float) -> list[tupl
 
 def _cells(rng: Random, grid: int, count: int) -> list[tuple[float, float]]:
     cells = rng.sample(range(grid * grid), count)
-    jitter = 0.06
+    jitter = 0.05  # with the largest radius of 0.41 * 1.06 it stays in the cell
     return [
         tuple((part + 0.5 + rng.uniform(-jitter, jitter)) / grid for part in (cell % grid, cell // grid))  # type: ignore[misc]
         for cell in cells
