@@ -128,8 +128,8 @@ def test_clip_pads_with_the_id_of_a_word_and_the_mask_is_still_right() -> None:
 
 def test_the_builder_learns_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new tokenizer from plain text has the same form: bytes first, then what was learnt, the special ids last."""
-    (tmp_path / "corpus.txt").write_text("die Zwergmaus schläft\n" * 50, encoding="utf-8")
-    (tmp_path / "val.txt").write_text("Nashorn\n" * 999, encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("die Zwergmaus schläft\n" * 3000, encoding="utf-8")
+    (tmp_path / "val.txt").write_text("Nashorn\n" * 9000, encoding="utf-8")
     out = tmp_path / "out.json"
     script = Path(__file__).parents[2] / "tools" / "build_tokenizer.py"
     monkeypatch.setattr(sys, "argv", [script.name, str(tmp_path), "--out", str(out), "--size", "1300"])

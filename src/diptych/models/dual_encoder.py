@@ -123,8 +123,10 @@ class DualEncoder(nn.Module, Pretrained):
         size = self.config.image_size
         if rng is None:
             return picture.resize(image, size)
-        whole = self.config.crop == (1.0, 1.0)
-        image = picture.resize(image, size) if whole else picture.random_resized_crop(image, size, rng, self.config.crop)
+        if self.config.crop == (1.0, 1.0):
+            image = picture.resize(image, size)
+        else:
+            image = picture.random_resized_crop(image, size, rng, self.config.crop)
         if self.config.flip:
             image = picture.random_flip(image, rng)
         if self.config.augment == "rand":
