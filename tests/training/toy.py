@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -75,7 +76,8 @@ class Toy(nn.Module):
     def after_step(self, step: Step) -> None:
         if self.config.teacher:
             self.teacher.weight.lerp_(self.image[0].weight, 1 - self.config.decay)
-            self.queue.copy_(torch.cat([self.queue[1:], torch.randn(1, self.config.width)]))
+            new = torch.randn(1, self.config.width) + random.random() + np.random.rand()
+            self.queue.copy_(torch.cat([self.queue[1:], new]))
 
     def stages(self, recipe: Recipe) -> list[Stage]:
         kinds = {

@@ -107,6 +107,7 @@ def test_a_field_that_is_not_there_is_one_sentence():
         "gallery=8,caption=short",
         "gallery=8,caption=long,named=1",
         "gallery=4,say=size,named=2",
+        "gallery=8,repeats=true,say=texture,shapes=8",
     ],
 )
 def test_galleries_differ_in_one_attribute_of_one_named_object(text):
@@ -116,8 +117,9 @@ def test_galleries_differ_in_one_attribute_of_one_named_object(text):
     for first in range(0, min(len(world), 48), size):
         group = [world.scene(first + i) for i in range(size)]
         plans = [world.plan(group[i], first + i, world.knobs.caption) for i in range(size)]
-        texts = [world.read(first + i, ["text"])["text"] for i in range(size)]
-        assert len(set(texts)) == size
+        samples = [world.read(first + i, ["text", "spans"]) for i in range(size)]
+        assert len({sample.text for sample in samples}) == size
+        assert len({tuple(box for _, _, box in sample.spans) for sample in samples}) == 1  # named in the same order
         for i, other in enumerate(group):
             assert true(plans[i], other)
             assert not any(true(plans[j], other) for j in range(size) if j != i)

@@ -106,6 +106,28 @@ def test_every_shape_fits_its_circle_and_is_unlike_the_others():
     assert all("hexagon" in pair for pair in alike)  # which is therefore the last of the shapes
 
 
+@pytest.mark.parametrize(
+    ("shape", "u", "v", "distance"),
+    [
+        ("circle", 0.0, 0.0, -0.88),
+        ("circle", 0.6, 0.8, 0.12),
+        ("square", 0.0, 0.5, -0.2),
+        ("square", 1.0, 0.3, 0.3),
+        ("square", 1.0, 1.1, 0.5),
+        ("ring", 0.0, 0.0, 0.46),
+        ("ring", 0.0, 0.69, -0.23),
+        ("crescent", 0.38, 0.0, 0.72),
+        ("mushroom", 0.0, -0.5, -0.37),
+        ("mushroom", 0.6, 0.5, 0.27),
+        ("diamond", 0.0, 1.5, 0.5),
+        ("star", 0.0, -1.0, 0.0),
+    ],
+)
+def test_distances_by_hand(shape, u, v, distance):
+    found = DISTANCES[shape](np.array([u], np.float32), np.array([v], np.float32))
+    assert found == pytest.approx(distance, abs=0.02)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_table_agrees_with_the_distance_function(shape):
     u, v = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 500)).astype(np.float32)
