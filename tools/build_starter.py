@@ -22,7 +22,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -100,7 +100,6 @@ class Picture:
     key: str
     image: Image.Image
     about: dict[str, object]
-    data: bytes = field(default=b"", repr=False)
 
 
 def main() -> None:
@@ -147,7 +146,7 @@ def drawings(work: Path) -> Iterator[Picture]:
             licence, keywords = metadata(svg / f"{row['path']}.svg")
             if "publicdomain" not in licence.lower():
                 raise SystemExit(f"{row['path']} does not say that it is in the public domain: {licence!r}.")
-            about = {
+            about: dict[str, object] = {
                 "texts": [row["caption"]],
                 "tags": list(dict.fromkeys([row["category"], *keywords]))[:6],
                 "category": row["category"],
@@ -176,7 +175,7 @@ def metadata(svg: Path) -> tuple[str, list[str]]:
 
 def emoji(work: Path) -> Iterator[Picture]:
     """Emoji pictures whose name says what is to be seen, named in ten languages."""
-    names, keywords = annotations(work)
+    names, keywords = unicode_names(work)
     classes = {group: name for name, members in EMOJI_CLASSES.items() for group in members.split()}
     group = emoji_groups(work)
     taken: set[str] = set()
@@ -192,7 +191,7 @@ def emoji(work: Path) -> Iterator[Picture]:
         if NO_EMOJI.search(name) or repeats_a_man_and_a_woman(sign, names):
             continue
         category = next((other for pattern, other in EMOJI_CLASS_BY_NAME if pattern.search(name)), category)
-        about = {
+        about: dict[str, object] = {
             "texts": [name],
             "captions": captions,
             "tags": list(dict.fromkeys([category, *(word for word in keywords.get(sign, ()) if word != name)]))[:6],
@@ -203,7 +202,7 @@ def emoji(work: Path) -> Iterator[Picture]:
         yield Picture("emoji_" + "_".join(f"{ord(letter):x}" for letter in sign), sprite(file), about)
 
 
-def annotations(work: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
+def unicode_names(work: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
     """Emoji -> {language: name}, and emoji -> English keywords, from Unicode's CLDR."""
     names: dict[str, dict[str, str]] = {}
     keywords: dict[str, list[str]] = {}
@@ -253,8 +252,8 @@ def repeats_a_man_and_a_woman(sign: str, names: dict[str, dict[str, str]]) -> bo
 
 def sprite(file: Path) -> Image.Image:
     """A picture cut to what is visible and reduced to `SIDE`, with its alpha."""
-    with Image.open(file) as image:
-        image = image.convert("RGBA")
+    with Image.open(file) as opened:
+        image = opened.convert("RGBA")
     visible = image.getchannel("A").point(lambda value: 255 if value > 12 else 0).getbbox()
     image = image.crop(visible)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

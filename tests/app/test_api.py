@@ -12,7 +12,7 @@ from app_helpers import FLAGS, RECIPE, rows_of, tiny, write_shards
 
 import diptych
 from diptych import results
-from diptych.app import api, runs
+from diptych.app import api, measure, runs
 from diptych.app.main import main
 from diptych.app.runs import AnotherRun
 from diptych.batch import MissingField
@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_behind(run):
         "checkpoints/best/model.safetensors",
     } <= there
     assert run.finished["steps"] == 8
-    assert run.finished["train"] == {"name": "colours", "split": "train", "samples": 40, "licence": "CC0-1.0"}
+    assert run.finished["train"] == [{"name": "colours", "split": "train", "samples": 40, "licence": "CC0-1.0"}]
 
 
 def test_rows_follow_the_schema(run):
@@ -116,13 +116,13 @@ def test_evaluating_a_saved_method_needs_data(run):
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_figures(run, shards, tmp_path, monkeypatch):
-    evaluate = api.evaluation.evaluate
+    evaluate = measure.evaluation.evaluate
 
     def interrupt(*args, **options):
         os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(api.evaluation, "evaluate", interrupt)
+    monkeypatch.setattr(measure.evaluation, "evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt, match="saved at step 4"):
         trained(shards, tmp_path / "clip")
     assert not runs.read(tmp_path / "clip").finished
@@ -132,11 +132,41 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_figures(run, shards, tmp
     assert second.finished["steps"] == 8
 
 
+def test_several_data_sets_are_mixed_to_learn_from_and_judged_one_by_one(shards, tmp_path):
+    other = write_shards(tmp_path / "other", [("train", 16), ("val", 12)])
+    data = [str(shards), f"{other}@2"]
+    recipe = dataclasses.replace(RECIPE, samples=16, evaluations=1, checkpoints=1)
+    run = api.train(
+        "clip", data, tmp_path / "run", config=tiny("clip"), recipe=recipe, tasks=["retrieval"], where=QUIET
+    )
+    assert {(row.data, row.n) for row in run.rows if row.metric == "image_to_text_r1"} == {
+        ("colours/val", 20),
+        ("other/val", 12),
+    }
+    kept = run.folder / "evaluations" / "other-val"
+    assert results.from_json((kept / "results.json").read_text()) == [r for r in run.rows if r.data == "other/val"]
+    assert "40 samples of colours and 16 samples of other" in (run.folder / "index.html").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="two of the data sets"):
+        diptych.evaluate(run.folder, [str(other), str(other)])
+
+
+def test_loading_from_the_hub(run, monkeypatch):
+    asked = []
+
+    def download(name, **options):
+        asked.append(name)
+        return str(run.folder / "checkpoints" / "last")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert diptych.load("someone/clip-of-colours").card.id == "clip"
+    assert asked == ["someone/clip-of-colours"]
+
+
 def test_the_best_checkpoint_has_the_largest_mean_of_shares():
     share = results.Row("m", "r", "d", "t", "r1", 0.5, chance=0.1)
     rank = results.Row("m", "r", "d", "t", "median_rank", 30.0, chance=50.0)
-    assert api.mean_share([share, dataclasses.replace(share, value=0.7), rank]) == pytest.approx(0.6)
-    assert api.mean_share([rank]) == -math.inf
+    assert measure.mean_share([share, dataclasses.replace(share, value=0.7), rank]) == pytest.approx(0.6)
+    assert measure.mean_share([rank]) == -math.inf
 
 
 def test_from_the_command_line(shards, tmp_path, capsys):

@@ -31,8 +31,8 @@ def made(folder, method="clip", value=0.4, data="colours", **config):
         "parameters": 12_345,
         "trained_parameters": 12_345,
         "device": "CPU, 2 threads",
-        "train": told,
-        "val": {**told, "split": "val", "samples": 20},
+        "train": [told],
+        "val": [{**told, "split": "val", "samples": 20}],
     }
     runs.write(folder, info)
     row = Row(
@@ -143,7 +143,7 @@ def test_pictures_are_made_small_enough(two):
 def test_the_card_tells_data_budget_figures_and_use(two):
     text = model_card.card(two[0])
     assert "CC0-1.0" in text
-    assert "| retrieval | caption → picture, R@1 | 40.0 % | 30.0 – 50.0 % | 5.0 % | 20 |" in text
+    assert "| colours/val | retrieval | caption → picture, R@1 | 40.0 % | 30.0 – 50.0 % | 5.0 % | 20 |" in text
     assert "diptych.load(" in text
     assert "8 steps of 8 samples" in text
     assert report.command(two[0]) in text
@@ -153,7 +153,7 @@ def test_the_head_of_the_card_holds_whatever_the_licence_says(tmp_path):
     import yaml
 
     run = made(tmp_path / "run")
-    run.info["finished"]["train"]["licence"] = 'my: "own\n---\ntags: [x]'
+    run.info["finished"]["train"][0]["licence"] = 'my: "own\n---\ntags: [x]'
     head = model_card.card(run).split("\n---\n")[0].removeprefix("---\n")
     told = yaml.safe_load(head)
     assert told["library_name"] == "diptych"

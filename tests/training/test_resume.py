@@ -123,7 +123,7 @@ def test_broken_in_a_step(case, tmp_path, monkeypatch) -> None:
         ("replace", 2),
         ("replace", 3),
         ("replace", 4),
-        ("replace", 7),
+        ("replace", 6),
     ],
 )
 def test_broken_anywhere(where, call, tmp_path, monkeypatch) -> None:

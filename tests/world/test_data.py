@@ -51,6 +51,7 @@ def test_every_field_is_known_and_of_its_kind():
     assert sample.text not in sample.negatives
     json.dumps([sample.scene, sample.attributes, sample.relations, sample.questions, sample.spans])
     assert json.loads(json.dumps(sample.scene)) == sample.scene
+    assert json.dumps(world.read(np.int64(5), ["scene"])["scene"]) == json.dumps(sample.scene)
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diptych import methods, results, training
-from diptych.app import model_card, report, runs, sources, wording
+from diptych.app import measure, model_card, report, runs, sources
+from diptych.app.measure import Asked, Judged
 from diptych.batch import require
-from diptych.evaluation import tasks as evaluation
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
@@ -74,7 +72,7 @@ def train(
         out: folder of the run.
         config: the method's `Config`; its defaults where none is given.
         recipe: length, batch, learning rate and the like.
-        val: sources to evaluate on; the val split of `data` where none is given.
+        val: sources to evaluate on, each on its own; the val splits of `data` where none is given.
         tasks: evaluation tasks; all that method and data allow where none is given.
         where: device and loggers.
 
@@ -88,24 +86,24 @@ def train(
     """
     where, recipe, out = where or Where(), recipe or Recipe(), Path(out)
     config = config if config is not None else methods.config_class(method)()
-    specs, judged = _specs(data), _specs(val) or _specs(data)
-    learn, held_out = sources.open_sources(specs, "train"), sources.open_sources(judged, "val")
+    specs = _specs(data)
+    learn, sets = sources.open_sources(specs, "train"), measure.judged(_specs(val) or specs, "val")
     require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
     main = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started, one writes
     info = runs.describe(method, config, recipe, {"data": specs, "val": _specs(val)}, tuple(tasks))
     if main:
         info = runs.claim(out, info)
-        if runs.is_finished(out):
-            say(f"{out} is finished already; its results are as they were.")
-            return runs.read(out)
+    if runs.is_finished(out):
+        say(f"{out} is finished already; its results are as they were.")
+        return runs.read(out)
     torch.manual_seed(recipe.seed)
     model = methods.build(method, config)
-    judge = _judge(held_out, info, out.name, where.on_the_way)
+    judge = measure.judge(sets, Asked(out.name, recipe.seed, tuple(tasks)), where.on_the_way)
     done = training.train(model, learn, out, recipe, evaluate=judge, device=where.device, logs=where.logs)
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
     if main:
-        _conclude(out, info, model, done, held_out, learn)
+        _conclude(out, info, model, done, sets)
     return runs.read(out)
 
 
@@ -123,7 +121,7 @@ def evaluate(
 
     Args:
         run: folder of a run, of a saved method, or OWNER/NAME on the hub.
-        data: one or several sources; what the run was trained on where none is given.
+        data: one or several sources, each judged on its own; what the run was trained on where none is given.
         tasks: evaluation tasks; all that method and data allow where none is given.
         split: split of the data.
         out: folder for results, per-sample results and pictures; `RUN/evaluations/DATA-SPLIT` where none is given.
@@ -134,29 +132,20 @@ def evaluate(
         The figures, each with interval, number of samples and chance.
     """
     how, folder = how or Measuring(), Path(run)
-    is_run = (folder / runs.RUN).is_file()
-    if data is None and not is_run:
+    trained = runs.read(folder).info if (folder / runs.RUN).is_file() else None
+    if data is None and trained is None:
         raise ValueError(f"{run} does not say what it was trained on: name the data to measure on with --data.")
-    trained: dict[str, Any] = runs.read(folder).info if is_run else {"recipe": {"seed": 0}}
-    specs = _specs(data) if data else trained["data"]["val"] or trained["data"]["data"]
-    dataset = sources.open_sources(specs, split)
+    specs = _specs(data) if data else trained["data"]["val"] or trained["data"]["data"]  # type: ignore[index]
+    sets = measure.judged(specs, split)
     model = load(run, checkpoint)
-    if out is None and is_run:
-        out = folder / "evaluations" / f"{_file_name(dataset.name)}-{split}"
-    rows = evaluation.evaluate(
-        model,
-        dataset,
-        tasks,
-        run=folder.name,
-        seed=trained["recipe"]["seed"],
-        out=Path(out) if out else None,
-        limit=how.limit,
-        device=str(choose_device(how.device)),
-        batch=how.batch,
-        train_data=_train_split(specs, split),
-    )
-    if out:
-        results.write(rows, Path(out))
+    seed = trained["recipe"]["seed"] if trained else 0
+    asked = Asked(folder.name, seed, tuple(tasks), how.limit, how.batch, str(choose_device(how.device)))
+    if out is None and trained is None:
+        return measure.measure(model, sets, asked)
+    folders = [Path(out)] if out and len(sets) == 1 else [measure.folder_of(Path(out or folder), s.data) for s in sets]
+    rows = measure.measure(model, sets, asked, folders)
+    measure.keep(rows, sets, folders)
+    say(f"Pictures and per-sample results: {', '.join(map(str, folders))}")
     return rows
 
 
@@ -186,38 +175,14 @@ def load(run: str | Path, checkpoint: str = "last") -> nn.Module:
     return methods.method_class(read_description(folder)["method"]).from_pretrained(folder)  # type: ignore[attr-defined,no-any-return]
 
 
-def _judge(held_out: Dataset, info: dict[str, Any], name: str, limit: int) -> training.Judge:
-    """Evaluates on the way, on some samples; the best checkpoint has the largest mean of the shares."""
-    quick = tuple(info["tasks"]) or (("retrieval",) if {"image", "texts"} <= set(held_out.has) else ())
-
-    def judge(model: nn.Module) -> list[Row]:
-        device = str(next(model.parameters()).device)
-        seed = info["recipe"]["seed"]
-        return evaluation.evaluate(model, held_out, quick, run=name, seed=seed, limit=limit, device=device)
-
-    return training.Judge(judge, best=mean_share)
-
-
-def mean_share(rows: Sequence[Row]) -> float:
-    """The mean of the figures that are shares (they have a chance level and lie in [0, 1]): larger is better."""
-    shares = [row.value for row in rows if wording.is_share(row)]
-    return sum(shares) / len(shares) if shares else -math.inf
-
-
-def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: Dataset, learn: Dataset) -> None:
+def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finished, sets: list[Judged]) -> None:
     """The evaluation on all samples, and what is written for people."""
     (out / "quarantine.json").write_text(json.dumps(done.quarantine, indent=1, ensure_ascii=False), encoding="utf-8")
     device = str(next(model.parameters()).device)
-    rows = evaluation.evaluate(
-        model,
-        held_out,
-        tuple(info["tasks"]),
-        run=out.name,
-        seed=info["recipe"]["seed"],
-        out=out,
-        device=device,
-        train_data=learn,
-    )
+    asked = Asked(out.name, info["recipe"]["seed"], tuple(info["tasks"]), device=device)
+    folders = [out, *(measure.folder_of(out, one.data) for one in sets[1:])]  # the first lies in the run itself
+    rows = measure.measure(model, sets, asked, folders)
+    measure.keep(rows, sets, folders)
     results.write(rows, out)
     info["finished"] = {
         "steps": done.steps,
@@ -226,8 +191,8 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: 
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": _device_name(device),
-        "train": _told(learn),
-        "val": _told(held_out),
+        "train": [measure.told(part) for part in _parts(info["data"]["data"])],
+        "val": [one.told for one in sets],
     }
     runs.write(out, info)
     run = runs.read(out)
@@ -235,19 +200,8 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: Any, held_out: 
     report.write([run], out / "index.html")
 
 
-def _train_split(specs: Sequence[str], split: str) -> Dataset | None:
-    """What a probe learns from: the train split of the same data, where there is one."""
-    if split == "train":
-        return None
-    try:
-        return sources.open_sources(specs, "train")
-    except FileNotFoundError:  # the data has no such split; probes are then left out, and the log says so
-        return None
-
-
-def _told(data: Dataset) -> dict[str, Any]:
-    licence = getattr(data, "info", {}).get("licence", "")
-    return {"name": data.name, "split": data.split, "samples": len(data), "licence": licence}
+def _parts(specs: Sequence[str]) -> list[Dataset]:
+    return [sources.open_source(sources.weighted(spec)[0], "train") for spec in specs]
 
 
 def _device_name(device: str) -> str:
@@ -258,10 +212,6 @@ def _device_name(device: str) -> str:
 
 def _specs(data: Data) -> list[str]:
     return [data] if isinstance(data, str) else list(data)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "data"
 
 
 def _from_hub(name: str) -> Path:

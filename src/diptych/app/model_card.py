@@ -24,18 +24,17 @@ def write(run: Run) -> Path:
 def card(run: Run) -> str:
     """The model card as Markdown, with the head that the Hugging Face hub reads."""
     about, done = methods.card(run.method), run.finished
-    train, val = done["train"], done["val"]
     return "\n".join(
         [
             *_head(run),
-            f"# {about.title}, trained on {train['name']}",
+            f"# {about.title}, trained on {wording.joined([one['name'] for one in done['train']])}",
             "",
             f"{about.title} ({about.year}, [arXiv:{about.arxiv}](https://arxiv.org/abs/{about.arxiv})): {about.idea}.",
             "",
             "## Data and budget",
             "",
-            f"- Learned from {train['samples']:,} samples of `{train['name']}` ({train['split']})"
-            + (f"; licence of the data: {train['licence']}." if train.get("licence") else "."),
+            f"- Learned from {wording.data(done['train'])}.",
+            *(f"- Licence of {one['name']}: {one['licence']}." for one in done["train"] if one["licence"]),
             f"- {done['steps']:,} steps of {run.info['recipe']['batch']:,} samples, "
             f"{wording.duration(done['seconds'])} on {done['device']}.",
             f"- {done['parameters']:,} parameters, of which {done['trained_parameters']:,} were trained.",
@@ -43,8 +42,7 @@ def card(run: Run) -> str:
             "",
             "## Figures",
             "",
-            f"On {val['samples']:,} samples of `{val['name']}` ({val['split']}), which were not trained on. Intervals "
-            "are bootstrap intervals at 95 %.",
+            f"On {wording.data(done['val'])}, which were held out. Intervals are bootstrap intervals at 95 %.",
             "",
             *_table(run.rows),
             "",
@@ -76,15 +74,17 @@ def _head(run: Run) -> list[str]:
     about = methods.card(run.method)
     tags = ["diptych", about.family, about.id, *about.modalities]
     lines = ["---", "library_name: diptych", "tags:", *(f"- {tag}" for tag in tags)]
-    licence = run.finished["train"].get("licence")
-    lines += ["license: other", f"license_name: {json.dumps('as the training data: ' + licence)}"] if licence else []
+    licences = "; ".join(dict.fromkeys(one["licence"] for one in run.finished["train"] if one["licence"]))
+    lines += ["license: other", f"license_name: {json.dumps('as the training data: ' + licences)}"] if licences else []
     return [*lines, "---", ""]
 
 
 def _table(rows: Iterable[Row]) -> list[str]:
-    lines = ["| task | metric | value | 95 % interval | chance | n |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = ["| data | task | metric | value | 95 % interval | chance | n |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         cells = [
+            row.data.replace("|", "/"),
             row.task,
             wording.metric_title(row.metric),
             wording.figure(row, row.value),
@@ -97,10 +97,11 @@ def _table(rows: Iterable[Row]) -> list[str]:
 
 
 def _limits(run: Run) -> list[str]:
-    train, seen = run.finished["train"], run.finished["steps"] * run.info["recipe"]["batch"]
+    there = sum(one["samples"] for one in run.finished["train"])
+    seen = run.finished["steps"] * run.info["recipe"]["batch"]
     frozen = run.finished["trained_parameters"] < run.finished["parameters"]
     return [
-        f"- It saw {seen:,} samples, {seen / max(train['samples'], 1):,.1f} times the training set, and knows little "
+        f"- It saw {seen:,} samples, {seen / max(there, 1):,.1f} times the training set, and knows little "
         "of pictures and words that are not like those of it.",
         "- The interval covers the draw of the evaluated samples, not that of the seed of training.",
         *(["- Part of its weights were not trained here: their limits are its limits."] if frozen else []),

@@ -60,7 +60,7 @@ def page(shown: Sequence[Run], *, title: str = "") -> str:
     )
     labels = _labels(shown)
     return template.render(
-        title=title or f"{_joined(labels)} on {_joined(_data_names(shown))}",
+        title=title or f"{wording.joined(labels)} on {wording.joined(_data_names(shown))}",
         style=_safe((assets / "report.css").read_text(encoding="utf-8")),
         lede=_lede(shown),
         runs=[_run(run, label, index) for index, (run, label) in enumerate(zip(shown, labels, strict=True))],
@@ -151,14 +151,11 @@ def _lede(shown: Sequence[Run]) -> str:
         return "Training goes on; what is here is what the run has so far."
     seen = {run.info["recipe"]["samples"] for run in shown}
     budget = f"{wording.count(max(seen))} samples seen" + ("" if len(seen) == 1 else " at most")
-    train, val = first["train"], first["val"]
-    times = _joined(
-        [wording.duration(run.finished.get("seconds", 0)).replace(" ", "\N{NO-BREAK SPACE}") for run in shown]
-    )
+    times = [wording.duration(run.finished.get("seconds", 0)).replace(" ", "\N{NO-BREAK SPACE}") for run in shown]
+    each = " by each" if len(shown) > 1 else ""
     return (
-        f"Trained on {train['samples']:,} samples of {train['name']} ({budget}"
-        f"{' by each' if len(shown) > 1 else ''}, {times}) "
-        f"and judged on {val['samples']:,} samples of {val['name']} that were held out."
+        f"Trained on {wording.data(first['train'])} ({budget}{each}, {wording.joined(times)}) "
+        f"and judged on {wording.data(first['val'])}, which were held out."
     )
 
 
@@ -180,6 +177,7 @@ def _card(row: Row, label: str, colour: int) -> dict[str, Any]:
         "value": wording.figure(row, row.value),
         "meaning": wording.headline(row),
         "interval": f"95 % interval {wording.interval(row)}; guessing gives {wording.figure(row, row.chance)}",
+        "data": row.data,
     }
 
 
@@ -290,12 +288,14 @@ def _inlined(path: Path) -> dict[str, Any]:
 
 def _footer(shown: Sequence[Run]) -> str:
     started = min(str(run.info.get("started", "")) for run in shown)
-    return f"diptych {__version__} · {started[:10]} · {_joined([_relative(run.folder) for run in shown])}"
+    return f"diptych {__version__} · {started[:10]} · {wording.joined([_relative(run.folder) for run in shown])}"
 
 
 def _data_names(shown: Sequence[Run]) -> list[str]:
-    names = [run.finished["train"]["name"] if run.finished else _joined(run.info["data"]["data"]) for run in shown]
-    return list(dict.fromkeys(names))
+    names = [
+        [one["name"] for one in run.finished["train"]] if run.finished else run.info["data"]["data"] for run in shown
+    ]
+    return list(dict.fromkeys(name for some in names for name in some))
 
 
 def _relative(folder: Path) -> str:
@@ -305,10 +305,6 @@ def _relative(folder: Path) -> str:
 
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _joined(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _safe(markup: str) -> Any:

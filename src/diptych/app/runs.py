@@ -168,5 +168,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run was trained to its end and evaluated."""
-    return bool(read(folder).finished)
+    """Whether there is a run that was trained to its end and evaluated."""
+    return (folder / RUN).is_file() and bool(read(folder).finished)

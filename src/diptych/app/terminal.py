@@ -37,8 +37,8 @@ def results(rows: Sequence[Row], title: str = "") -> None:
     if not rows:
         say("No task could run: the data lack the fields, or the method the protocols.")
         return
-    several = len({row.run for row in rows}) > 1
-    columns = [*(["run"] if several else []), "task", "metric", "value", "95 % interval", "chance", "n"]
+    told = [name for name in ("run", "data") if len({getattr(row, name) for row in rows}) > 1]
+    columns = [*told, "task", "metric", "value", "95 % interval", "chance", "n"]
     lines = []
     for row in rows:
         line = [
@@ -49,7 +49,7 @@ def results(rows: Sequence[Row], title: str = "") -> None:
             wording.figure(row, row.chance),
             f"{row.n:,}",
         ]
-        lines.append([row.run, *line] if several else line)
+        lines.append([*(getattr(row, name) for name in told), *line])
     table(columns, lines, right=("value", "95 % interval", "chance", "n"), title=title)
 
 

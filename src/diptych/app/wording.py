@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diptych.results import Row
 
@@ -92,3 +94,13 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return f"{number:,.0f}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def data(sets: Sequence[Mapping[str, Any]]) -> str:
+    """`2,431 samples of starter and 4,321 samples of openclipart`."""
+    return joined([f"{one['samples']:,} samples of {one['name']}" for one in sets])

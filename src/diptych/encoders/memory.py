@@ -14,12 +14,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from diptych.batch import Features
 
+FEWEST = 8  # rows in a call of a tower
+
 
 class FeatureMemory:
     """What one frozen tower returned, by the bytes of the input.
 
-    Each new input goes through the tower alone, so that its features do not depend on what shared its batch: a
-    resumed run then computes what the unbroken one did. Nothing more is kept once `megabytes` are full.
+    New inputs go through the tower in groups of one shape, texts without padding, and never fewer than `FEWEST` at a
+    time: libraries have other kernels for single rows, which round differently, and features must not depend on what
+    shared a batch if a resumed run is to compute what the unbroken one did. Nothing more is kept once `megabytes` are
+    full.
     """
 
     def __init__(self, megabytes: int) -> None:
@@ -36,21 +40,34 @@ class FeatureMemory:
             self.kept, self.used = {}, 0
             return tower(inputs) if mask is None else tower(inputs, mask)
         rows = [row if mask is None else row[: int(mask[i].sum())] for i, row in enumerate(inputs)]
-        found = [self._recall(tower, row) for row in rows]
-        tokens = pad_sequence([tokens for tokens, _ in found], batch_first=True)  # (B, T, D)
-        pooled = torch.stack([pooled for _, pooled in found])  # (B, D)
+        keys = [hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest() for row in rows]
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self.kept}
+        found = {**{key: self.kept[key] for key in keys if key in self.kept}, **_compute(tower, new)}
+        for key in new:
+            self._keep(key, found[key])
+        tokens = pad_sequence([found[key][0] for key in keys], batch_first=True)  # (B, T, D)
+        pooled = torch.stack([found[key][1] for key in keys])  # (B, D)
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Features(tokens, pooled, mask[:, : tokens.shape[1]])
 
-    def _recall(self, tower: nn.Module, row: Tensor) -> tuple[Tensor, Tensor]:
-        key = hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest()
-        if key in self.kept:
-            return self.kept[key]
-        with torch.no_grad():
-            features = tower(row[None])
-        result = features.tokens[0].clone(), features.pooled[0].clone()
-        size = sum(value.numel() * value.element_size() for value in result)
+    def _keep(self, key: bytes, value: tuple[Tensor, Tensor]) -> None:
+        size = sum(part.numel() * part.element_size() for part in value)
         if self.used + size <= self.limit:
-            self.kept[key], self.used = result, self.used + size
-        return result
+            self.kept[key], self.used = value, self.used + size
+
+
+def _compute(tower: nn.Module, new: dict[bytes, Tensor]) -> dict[bytes, tuple[Tensor, Tensor]]:
+    """Tokens (T, D) and pooled (D,) of each row."""
+    groups: dict[torch.Size, list[bytes]] = {}
+    for key, row in new.items():
+        groups.setdefault(row.shape, []).append(key)
+    found = {}
+    for keys in groups.values():
+        rows = [new[key] for key in keys]
+        rows += rows[-1:] * (FEWEST - len(rows))
+        with torch.no_grad():
+            features = tower(torch.stack(rows))
+        for key, tokens, pooled in zip(keys, features.tokens, features.pooled, strict=False):
+            found[key] = tokens.clone(), pooled.clone()  # a view would keep the whole group in memory
+    return found

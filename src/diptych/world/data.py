@@ -161,7 +161,7 @@ class _Draft:
     """One sample in the making: every part is computed once, when it is first asked for."""
 
     def __init__(self, world: World, index: int) -> None:
-        self.world, self.index = world, index
+        self.world, self.index = world, int(index)  # numpy integers are not JSON
         self.scene = world.scene(index)
 
     @property

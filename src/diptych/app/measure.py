@@ -1,0 +1,128 @@
+"""Measuring a method on one or several data sets, each on its own, and where what is found is kept."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych import results, training
+from diptych.app import sources, wording
+from diptych.evaluation import tasks as evaluation
+from diptych.results import Row
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diptych.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A data set to be judged on, and the one beside it that probes learn from, where there is one."""
+
+    data: Dataset
+    train: Dataset | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What reports say of it."""
+        return told(self.data)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured: whose rows they are, and how."""
+
+    run: str
+    seed: int = 0
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    batch: int = 64
+    device: str = "cpu"
+
+
+def judged(specs: Sequence[str], split: str) -> list[Judged]:
+    """Opens data sets one by one; a weight (`SPEC@2`) is for training and has no meaning here.
+
+    Raises:
+        ValueError: two have the same name, so that their figures could not be told apart.
+    """
+    plain = [sources.weighted(spec)[0] for spec in specs]
+    sets = [Judged(sources.open_source(spec, split), _train_split(spec, split)) for spec in plain]
+    names = [one.data.name for one in sets]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two of the data sets are called {twice!r}: give one another name in its dataset.json.")
+    return sets
+
+
+def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Sequence[Path | None] = ()) -> list[Row]:
+    """The figures on each data set; per-sample results and pictures go into the folders, one a set."""
+    rows: list[Row] = []
+    for one, folder in zip(sets, folders or [None] * len(sets), strict=True):
+        rows += evaluation.evaluate(
+            model,
+            one.data,
+            asked.tasks,
+            run=asked.run,
+            seed=asked.seed,
+            out=folder,
+            limit=asked.limit,
+            device=asked.device,
+            batch=asked.batch,
+            train_data=one.train,
+        )
+    return rows
+
+
+def judge(sets: Sequence[Judged], asked: Asked, limit: int) -> training.Judge:
+    """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares."""
+    each = max(1, limit // len(sets))
+
+    def evaluate(model: nn.Module) -> list[Row]:
+        device = str(next(model.parameters()).device)
+        rows: list[Row] = []
+        for one in sets:
+            quick = asked.tasks or (("retrieval",) if {"image", "texts"} <= set(one.data.has) else ())
+            rows += measure(model, [one], Asked(asked.run, asked.seed, quick, each, device=device))
+        return rows
+
+    return training.Judge(evaluate, best=mean_share)
+
+
+def mean_share(rows: Sequence[Row]) -> float:
+    """The mean of the figures that are shares (they have a chance level and lie in [0, 1]): larger is better."""
+    shares = [row.value for row in rows if wording.is_share(row)]
+    return sum(shares) / len(shares) if shares else -math.inf
+
+
+def folder_of(run: Path, data: Dataset) -> Path:
+    """Where an evaluation of a run on a data set is kept."""
+    name = re.sub(r"[^\w.-]+", "_", data.name).strip("._") or "data"
+    return run / "evaluations" / f"{name}-{data.split}"
+
+
+def keep(rows: Sequence[Row], sets: Sequence[Judged], folders: Sequence[Path]) -> None:
+    """Writes the figures of each data set into its folder."""
+    for one, folder in zip(sets, folders, strict=True):
+        own = {one.data.name, f"{one.data.name}/{one.data.split}"}
+        results.write([row for row in rows if row.data in own], folder)
+
+
+def told(data: Dataset) -> dict[str, Any]:
+    """Name, split, number of samples and licence of a data set."""
+    licence = getattr(data, "info", {}).get("licence", "")
+    return {"name": data.name, "split": data.split, "samples": len(data), "licence": licence}
+
+
+def _train_split(spec: str, split: str) -> Dataset | None:
+    if split == "train":
+        return None
+    try:
+        return sources.open_source(spec, "train")
+    except FileNotFoundError:  # the data has no such split; probes are then left out, and the log says so
+        return None
