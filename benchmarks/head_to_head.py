@@ -68,7 +68,8 @@ SETTINGS = {
             ("retrieval", "image_to_text_r5"),
             ("retrieval", "text_to_image_r5"),
         ),
-        recipe=Recipe(samples=51_200, batch=64, lr=1e-3, evaluations=0, checkpoints=1),
+        recipe=Recipe(samples=51_200, batch=64, lr=1e-3, workers=1, evaluations=0, checkpoints=2),
+        options={"image_width": 96, "text_width": 96, "embed": 64},
     ),
     "pictures": Setting(
         title="Real pictures, real encoders",
@@ -83,7 +84,7 @@ SETTINGS = {
             (name, "val", ("retrieval",)) for name in ("openclipart", "emoji_multilingual", "tuxpaint_stamps")
         ),
         decisive=(("retrieval", "image_to_text_r1"), ("retrieval", "text_to_image_r1")),
-        recipe=Recipe(samples=6_836 * 12, batch=64, lr=1e-3, evaluations=0, checkpoints=1),
+        recipe=Recipe(samples=6_836 * 12, batch=64, lr=1e-3, workers=1, evaluations=0, checkpoints=2),
         options={
             "image": "packaged:efficientnet_lite0",
             "image_size": 128,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def to_json(rows: Iterable[Row]) -> str:
 
 def from_json(text: str) -> list[Row]:
     """The inverse of `to_json`."""
-    return [Row(**{k: math.nan if v is None else v for k, v in row.items()}) for row in json.loads(text)]
+    rows: list[dict[str, Any]] = json.loads(text)
+    return [Row(**{name: math.nan if value is None else value for name, value in row.items()}) for row in rows]
 
 
 def write(rows: Sequence[Row], folder: Path, name: str = "results") -> None:

@@ -15,7 +15,7 @@ from diptych import results
 from diptych.batch import MissingField
 from diptych.card import Card
 from diptych.evaluation.embed import Bench, CannotEvaluate, joined, judging
-from diptych.evaluation.tasks import TASKS, evaluate, limited, obstacles
+from diptych.evaluation.tasks import TASKS, How, evaluate, limited, obstacles
 from diptych.evaluation.zero_shot import TEMPLATES
 
 N = 12
@@ -214,12 +214,16 @@ def test_a_set_without_captions_is_classified() -> None:
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_the_batch_size_changes_nothing(batch) -> None:
-    assert evaluate(method_for(), everything(), batch=batch) == evaluate(method_for(), everything(), batch=7)
+    assert evaluate(method_for(), everything(), how=How(batch=batch)) == evaluate(
+        method_for(), everything(), how=How(batch=7)
+    )
 
 
 def test_workers_change_nothing() -> None:
     tasks = ["retrieval", "pointing"]
-    assert evaluate(method_for(), everything(), tasks, workers=1) == evaluate(method_for(), everything(), tasks)
+    assert evaluate(method_for(), everything(), tasks, how=How(workers=1)) == evaluate(
+        method_for(), everything(), tasks
+    )
 
 
 def test_limit_takes_runs_of_neighbours_spread_over_the_set() -> None:
@@ -232,7 +236,7 @@ def test_limit_takes_runs_of_neighbours_spread_over_the_set() -> None:
     assert len(limited(data, 999)) == 999
     with pytest.raises(ValueError, match="limit is 0"):
         limited(data, 0)
-    rows = evaluate(method_for(48), everything(48), ["foils"], limit=16)
+    rows = evaluate(method_for(48), everything(48), ["foils"], how=How(limit=16))
     assert rows[0].n == 16
 
 

@@ -9,7 +9,15 @@ from diptych import methods
 from diptych.batch import Batch, Features, Step
 from diptych.methods.contrastive.filip import CARD, PRESETS
 
-SIZES = dict(image_size=32, image_width=32, image_layers=1, image_heads=2, text_width=32, text_layers=1, text_heads=2)
+SIZES = {
+    "image_size": 32,
+    "image_width": 32,
+    "image_layers": 1,
+    "image_heads": 2,
+    "text_width": 32,
+    "text_layers": 1,
+    "text_heads": 2,
+}
 
 
 def pair(seed: int = 0):

@@ -10,7 +10,15 @@ from diptych.batch import Sample
 from diptych.models.pretrained import read_description
 from diptych.recipe import Recipe
 
-SIZES = dict(image_size=32, image_width=32, image_layers=1, image_heads=2, text_width=32, text_layers=1, text_heads=2)
+SIZES = {
+    "image_size": 32,
+    "image_width": 32,
+    "image_layers": 1,
+    "image_heads": 2,
+    "text_width": 32,
+    "text_layers": 1,
+    "text_heads": 2,
+}
 
 
 def clip(**options):

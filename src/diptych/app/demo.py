@@ -24,9 +24,12 @@ PRETRAINED: Mapping[str, Any] = {
     "image": "packaged:efficientnet_lite0",
     "image_size": 128,
     "text": "packaged:minilm",
-    "tower_lr": 0.1,
+    "freeze": ("^image\\.", "^text\\."),
+    "crop": (1.0, 1.0),
+    "remember": 1024,
+    "embed": 256,
 }
-PRETRAINED_RECIPE = Recipe(samples=24_000, batch=64, lr=1e-3, workers=1, evaluations=4, checkpoints=4)
+PRETRAINED_RECIPE = Recipe(samples=19_200, batch=64, lr=2e-3, workers=1, evaluations=4, checkpoints=4)
 
 SMALL: Mapping[str, Any] = {"image_size": 64}
 SMALL_RECIPE = Recipe(samples=64_000, batch=64, lr=1e-3, workers=1, evaluations=4, checkpoints=4)

@@ -71,10 +71,8 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
             run=asked.run,
             seed=asked.seed,
             out=folder,
-            limit=asked.limit,
-            device=asked.device,
-            batch=asked.batch,
             train_data=one.train,
+            how=evaluation.How(limit=asked.limit, device=asked.device, batch=asked.batch),
         )
     return rows
 

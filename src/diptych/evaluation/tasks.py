@@ -83,6 +83,21 @@ TASKS: dict[str, Task] = {
 """The one lookup table of evaluations: name -> task."""
 
 
+@dataclass(frozen=True)
+class How:
+    """How an evaluation computes; none of it but `limit` changes a figure."""
+
+    limit: int | None = None
+    """judge about this many samples, in runs of 16 neighbours spread evenly over the data set, so that sorted sets are
+    covered and groups of neighbours stay together; training data of probes are limited alike"""
+    device: str = "cpu"
+    """where the method computes"""
+    batch: int = 64
+    """samples embedded at a time"""
+    workers: int = 0
+    """processes that read"""
+
+
 def evaluate(
     method: Any,
     data: Dataset,
@@ -91,11 +106,8 @@ def evaluate(
     run: str = "",
     seed: int = 0,
     out: Path | None = None,
-    limit: int | None = None,
-    device: str = "cpu",
-    batch: int = 64,
-    workers: int = 0,
     train_data: Dataset | None = None,
+    how: How | None = None,
 ) -> list[Row]:
     """Measures a method on a data set. Every picture and every text is embedded once for all tasks.
 
@@ -107,12 +119,8 @@ def evaluate(
         run: name of the run, for the rows.
         seed: seed of the run, for the rows; the evaluation itself draws with fixed seeds.
         out: a folder to which samples/TASK.parquet and pictures/*.png are written.
-        limit: judge about this many samples, in runs of 16 neighbours that are spread evenly over the data set, so
-            that sorted sets are covered and groups of neighbours stay together. The same holds for `train_data`.
-        device: where the method computes.
-        batch: samples embedded at a time.
-        workers: processes that read.
         train_data: what knn and linear_probe learn from.
+        how: limit, device, batch and workers.
 
     Returns:
         One row a figure, in the order of the tasks.
@@ -128,12 +136,13 @@ def evaluate(
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
     notes = [field for name in chosen for field in (*TASKS[name].needs, *TASKS[name].uses)]
-    bed = partial(Bench, method, device=device, batch=batch, workers=workers)
-    bench = bed(limited(data, limit), notes, keep_tokens=keep_tokens)
+    how = how or How()
+    bed = partial(Bench, method, device=how.device, batch=how.batch, workers=how.workers)
+    bench = bed(limited(data, how.limit), notes, keep_tokens=keep_tokens)
     if train_data is not None and any(TASKS[name].trains for name in chosen):
-        bench.train = bed(limited(train_data, limit), ("category",), keep_tokens=False)
+        bench.train = bed(limited(train_data, how.limit), ("category",), keep_tokens=False)
     rows: list[Row] = []
-    with judging(method, device):
+    with judging(method, how.device):
         for name in chosen:
             result = _run(name, bench, asked=bool(tasks))
             if result is None:

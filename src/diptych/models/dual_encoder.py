@@ -34,11 +34,11 @@ class DualEncoderConfig:
     """image tower: vit, timm:NAME, hf:NAME_OR_PATH, open_clip:NAME/TAG or packaged:NAME"""
     image_size: int = 64
     """side of the square picture, in pixels"""
-    image_width: int = 192
+    image_width: int = 128
     """width of our own ViT"""
-    image_layers: int = 4
+    image_layers: int = 3
     """layers of our own ViT"""
-    image_heads: int = 3
+    image_heads: int = 4
     """attention heads of our own ViT"""
     patch: int = 8
     """side of a patch of our own ViT, in pixels"""
@@ -48,7 +48,7 @@ class DualEncoderConfig:
     """longest text, in tokens"""
     text_width: int = 128
     """width of our own text transformer"""
-    text_layers: int = 3
+    text_layers: int = 2
     """layers of our own text transformer"""
     text_heads: int = 4
     """attention heads of our own text transformer"""

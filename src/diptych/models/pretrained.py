@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 
 from diptych.card import Card
 from diptych.config import from_dict, to_dict
@@ -30,8 +30,7 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
         folder = Path(save_directory)
         description = {"method": self.card.id, "config": to_dict(self.config), "diptych": __version__}
         (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}  # type: ignore[attr-defined]
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_model(self, str(folder / "model.safetensors"), metadata={"format": "pt"})  # type: ignore[arg-type]
         self.save_assets(folder)
 
     @classmethod
@@ -66,7 +65,7 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
             config_class = vars(__import__(cls.__module__, fromlist=["Config"]))["Config"]
         method = cls(from_dict(config_class, description["config"]), weights=False)  # type: ignore[call-arg]
         method.load_assets(folder)
-        method.load_state_dict(load_file(folder / "model.safetensors"))  # type: ignore[attr-defined]
+        load_model(method, folder / "model.safetensors")  # type: ignore[arg-type]
         return method.eval()  # type: ignore[attr-defined, no-any-return]
 
     def save_assets(self, folder: Path) -> None:
