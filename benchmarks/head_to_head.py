@@ -14,7 +14,7 @@ import argparse
 import json
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +103,13 @@ def main() -> None:
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--sets", type=Path, default=None, help="folder below which the named data sets lie")
     parser.add_argument("--table", action="store_true", help="only write the table from the results")
+    parser.add_argument("--only", metavar="METHOD", help="only train and judge this method (processes share the work)")
     arguments = parser.parse_args()
     setting = SETTINGS[arguments.setting]
+    if arguments.only:
+        for seed in setting.seeds:
+            run_one(arguments.setting, setting, arguments.sets, arguments.only, seed)
+        return
     path = RESULTS / f"{arguments.setting}.json"
     if not arguments.table:
         path.parent.mkdir(exist_ok=True)
@@ -114,38 +119,42 @@ def main() -> None:
     print(page.read_text())
 
 
-def measure(name: str, setting: Setting, sets: Path | None) -> dict[str, object]:
-    """Trains and judges every method with every seed; the figures and the paired differences to the first method."""
+def run_one(name: str, setting: Setting, sets: Path | None, method: str, seed: int) -> tuple[Path, list[Row], dict]:
+    """Trains a method with a seed and judges it, or reads what was done before: folder, figures and cost."""
 
     def source(spec: str) -> str:
         return str(sets / spec) if sets and spec != WORLD else spec
 
+    out = RUNS / name / f"{method}-{seed}"
+    config = methods.config_class(method)(**setting.options)
+    recipe = replace(setting.recipe, seed=seed)
+    data = [source(spec) for spec in setting.data]
+    run = diptych.train(method, data, out, config=config, recipe=recipe, tasks=("gap",))
+    rows = []
+    for spec, split, tasks in setting.judged:
+        where = out / "judged" / f"{spec}-{split}"
+        if not (where / "results.json").is_file():
+            diptych.evaluate(out, source(spec), tasks, split=split, out=where)
+        found = results.from_json((where / "results.json").read_text())
+        rows += [replace(row, data=f"{spec}/{split}", seed=seed) for row in found]
+    return out, rows, run.finished
+
+
+def measure(name: str, setting: Setting, sets: Path | None) -> dict[str, object]:
+    """Trains and judges every method with every seed; the figures and the paired differences to the first method."""
     rows: list[Row] = []
-    samples: dict[tuple[str, int], Path] = {}
-    cost = {}
+    folders, cost = {}, {}
     for method in setting.methods:
         for seed in setting.seeds:
-            config = methods.config_class(method)(**setting.options)
-            recipe = Recipe(**{**to_dict(setting.recipe), "betas": setting.recipe.betas, "seed": seed})
-            out = RUNS / name / f"{method}-{seed}"
-            run = diptych.train(
-                method, [source(spec) for spec in setting.data], out, config=config, recipe=recipe, tasks=("gap",)
-            )
-            cost[f"{method}-{seed}"] = run.finished
-            samples[method, seed] = out
-            for spec, split, tasks in setting.judged:
-                where = out / "judged" / f"{spec}-{split}"
-                if not (where / "results.json").is_file():
-                    diptych.evaluate(out, source(spec), tasks, split=split, out=where)
-                found = results.from_json((where / "results.json").read_text())
-                rows += [Row(**{**vars(row), "data": f"{spec}/{split}", "seed": seed}) for row in found]
+            folders[method, seed], found, cost[f"{method}-{seed}"] = run_one(name, setting, sets, method, seed)
+            rows += found
     return {
         "setting": {**vars(setting), "recipe": to_dict(setting.recipe)},
         "machine": {"kind": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "commit": commit(),
         "cost": cost,
         "rows": json.loads(results.to_json(rows)),
-        "differences": differences(setting, samples),
+        "differences": differences(setting, folders),
     }
 
 

@@ -38,8 +38,10 @@ def to_json(rows: Iterable[Row]) -> str:
 
 def from_json(text: str) -> list[Row]:
     """The inverse of `to_json`."""
-    rows: list[dict[str, Any]] = json.loads(text)
-    return [Row(**{name: math.nan if value is None else value for name, value in row.items()}) for row in rows]
+    def known(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: math.nan if value is None else value for name, value in row.items()}
+
+    return [Row(**known(row)) for row in json.loads(text)]
 
 
 def write(rows: Sequence[Row], folder: Path, name: str = "results") -> None:
