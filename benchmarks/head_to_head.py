@@ -68,7 +68,7 @@ SETTINGS = {
             ("retrieval", "image_to_text_r5"),
             ("retrieval", "text_to_image_r5"),
         ),
-        recipe=Recipe(samples=51_200, batch=64, lr=1e-3, workers=1, evaluations=0, checkpoints=2),
+        recipe=Recipe(samples=32_768, batch=64, lr=1e-3, workers=1, evaluations=0, checkpoints=2),
         options={"image_width": 96, "text_width": 96, "embed": 64},
     ),
     "pictures": Setting(

@@ -150,6 +150,17 @@ def test_several_data_sets_are_mixed_to_learn_from_and_judged_one_by_one(shards,
         diptych.evaluate(run.folder, [str(other), str(other)])
 
 
+def test_the_page_and_the_card_say_what_was_frozen(shards, tmp_path):
+    recipe = dataclasses.replace(RECIPE, samples=16, evaluations=0, checkpoints=1)
+    config = tiny("clip", freeze=("^image\\.", "^text\\."))
+    run = api.train("clip", str(shards), tmp_path / "run", config=config, recipe=recipe, tasks=["gap"], where=QUIET)
+    model = diptych.load(run.folder)
+    heads = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(("image.", "text.")))
+    assert run.finished["trained_parameters"] == heads < run.finished["parameters"]
+    assert "were trained here; the others are frozen" in (run.folder / "index.html").read_text(encoding="utf-8")
+    assert "not trained here" in (run.folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_loading_from_the_hub(run, monkeypatch):
     asked = []
 

@@ -229,9 +229,25 @@ def test_pictures_of_other_sizes_are_squeezed_as_here(tmp_path: Path) -> None:
         torch.testing.assert_close(there, method.image.pixels(view), atol=0.05, rtol=0)
 
 
-def test_only_dual_encoders_of_pooled_vectors(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="FILIP compares tokens"):
-        export(make(FILIP, FilipConfig), "transformers", tmp_path)
+def test_a_method_that_compares_tokens_is_scored_as_its_readme_says(tmp_path: Path, monkeypatch) -> None:
+    method = make(FILIP, FilipConfig)
+    export(method, "transformers", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    picture = pictures()[0]
+    found: dict[str, Any] = {"picture": picture}
+    exec(code, found)
+    view = torch.from_numpy(np.array(method.view_image(picture, None))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        mine = method.embed_image(Batch({"image": view})), method.embed_text(method.tokenize(["a cat", "a dog"]))
+        expected = method.similarity(*mine)
+    close(found["image_to_text"], expected[0])
+    close(found["text_to_image"], expected[1])
+
+
+def test_only_dual_encoders_that_the_library_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"FILIP compares tokens.*export it to transformers"):
+        export(make(FILIP, FilipConfig), "open_clip", tmp_path)
     with pytest.raises(ExportError, match="Linear is no dual encoder"):
         export(nn.Linear(2, 2), "open_clip", tmp_path)
     with pytest.raises(ExportError, match="no format 'onnx': choose transformers or open_clip"):

@@ -23,7 +23,7 @@ SIZES = {
 def pair(seed: int = 0):
     """CLIP and FILIP with the same weights."""
     clip = methods.build("clip", {**SIZES, "embed": 16})
-    filip = methods.build("filip", {**SIZES, "embed": 16})
+    filip = methods.build("filip", {**SIZES, "embed": 16, "tile": 0})
     filip.load_state_dict(clip.state_dict())
     return clip.eval(), filip.eval()
 

@@ -16,9 +16,11 @@ from diptych import methods, results, training
 from diptych.app import measure, model_card, report, runs, sources
 from diptych.app.measure import Asked, Judged
 from diptych.batch import require
+from diptych.config import from_dict
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
+from diptych.training.optimiser import trainable
 from diptych.training.precision import choose_device
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finish
         "seconds": round(done.seconds, 2),
         "samples_per_second": round(done.steps * info["recipe"]["batch"] / max(done.seconds, 1e-9), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trained_parameters": _trained(model, from_dict(Recipe, info["recipe"])),
         "device": _device_name(device),
         "train": [measure.told(part) for part in _parts(info["data"]["data"])],
         "val": [one.told for one in sets],
@@ -198,6 +200,12 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finish
     run = runs.read(out)
     model_card.write(run)
     report.write([run], out / "index.html")
+
+
+def _trained(model: Any, recipe: Recipe) -> int:
+    """How many parameters trained in some stage of the run."""
+    parts = [trainable(model, stage) for stage in model.stages(recipe)]
+    return sum(value.numel() for value, _ in {name: v for part in parts for name, v in part.items()}.values())
 
 
 def _parts(specs: Sequence[str]) -> list[Dataset]:

@@ -60,15 +60,15 @@ def settings() -> tuple[Mapping[str, Any], Recipe]:
 
 def next_steps(out: Path) -> str:
     """What to look at now, and what to type next."""
-    train = report.command_for_own_pictures(runs.read(out / METHODS[-1]))
+    train = report.parts_for_own_pictures(runs.read(out / METHODS[-1]))
     return "\n".join(
         [
             f"The page:  {(out / 'index.html').resolve()}",
-            f"Figures:   {out / 'results.json'}",
+            f"Figures:   {(out / 'results.json').resolve()}",
             "",
             "With your own pictures (a folder, a CSV, COCO, a Hugging Face data set):",
             "  diptych inspect MY_PICTURES",
             "  diptych pack MY_PICTURES my_shards",
-            f"  {train}",
+            "  " + " \\\n      ".join(train),
         ]
     )

@@ -3,7 +3,7 @@
 `export(method, "transformers", folder)` writes a folder for `CLIPModel.from_pretrained(folder)`, with its tokenizer
 and image processor; `export(method, "open_clip", folder)` one for
 `open_clip.create_model_and_transforms("local-dir:folder")`. The weights are safetensors. A README.md in the folder
-shows how to load it and says what the other library does not carry over.
+shows how to load it, how a method that compares tokens is scored there, and what is not carried over.
 """
 
 from __future__ import annotations
@@ -34,6 +34,25 @@ inputs |= processor(images=[picture], return_tensors="pt")
 with torch.no_grad():
     print(model(**inputs).logits_per_image.softmax(-1))
 """
+_TOKENS = """import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+folder = "."  # where this file is
+model = CLIPModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+processor = CLIPImageProcessor.from_pretrained(folder)
+words = tokenizer(["a cat", "a dog"], padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    patches = model.vision_model(**processor(images=[picture], return_tensors="pt")).last_hidden_state
+    patches = model.vision_model.post_layernorm(patches)[:, 1:]  # without the class token
+    image = F.normalize(model.visual_projection(patches), dim=-1)
+    text = F.normalize(model.text_projection(model.text_model(**words).last_hidden_state), dim=-1)
+mask = words.attention_mask.bool()
+cosine = torch.einsum("ipd,jtd->ijpt", image, text)
+image_to_text = cosine.masked_fill(~mask[None, :, None], -torch.inf).amax(3).mean(2)
+text_to_image = (cosine.amax(2) * mask).sum(2) / mask.sum(1)
+"""
 _OPEN_CLIP = """import open_clip
 import torch
 
@@ -52,12 +71,12 @@ def export(method: Any, to: str, out: Path) -> Path:
     """Writes `method` for the library `to` (`transformers` or `open_clip`) into the folder `out`, which it returns.
 
     Raises:
-        ExportError: the method is no dual encoder that compares pooled vectors, or the other library has no model with
-            such towers; the message names what it has.
+        ExportError: the method is no dual encoder, or the other library has no model with such towers, or none that
+            returns what the method compares; the message names what there is.
     """
     if to not in FORMATS:
         raise ExportError(f"There is no format {to!r}: choose {' or '.join(FORMATS)}.")
-    method, out = _dual_encoder(method), Path(out)
+    method, out = _dual_encoder(method, to), Path(out)
     if to == "transformers":
         files, name = transformers_files(method), "model.safetensors"
     else:
@@ -73,24 +92,27 @@ def export(method: Any, to: str, out: Path) -> Path:
     return out
 
 
-def _dual_encoder(method: Any) -> DualEncoder:
-    """`method` as a dual encoder of pooled vectors, with LoRA merged into its weights."""
+def _dual_encoder(method: Any, to: str) -> DualEncoder:
+    """`method` as a dual encoder that `to` can hold, with LoRA merged into its weights."""
     if not isinstance(method, DualEncoder):
         raise ExportError(
             f"{type(method).__name__} is no dual encoder, an image and a text tower: only those can be exported."
         )
-    if type(method).similarity is not DualEncoder.similarity:
-        title = method.card.title
+    if _compares_tokens(method) and to != "transformers":
         raise ExportError(
-            f"{title} compares tokens, while the CLIP of transformers and of open_clip compares one vector a side, "
-            f"which {title} does not train: share it with save_pretrained or push_to_hub instead."
+            f"{method.card.title} compares tokens, while open_clip returns one vector a side, which "
+            f"{method.card.title} does not train: export it to transformers, whose CLIPModel returns every token."
         )
     if has_lora(method):
         method = merged(method)  # type: ignore[assignment]
     return method
 
 
+def _compares_tokens(method: DualEncoder) -> bool:
+    return type(method).similarity is not DualEncoder.similarity
+
+
 def _readme(method: DualEncoder, to: str, notes: list[str]) -> str:
-    code = {"transformers": _TRANSFORMERS, "open_clip": _OPEN_CLIP}[to]
+    code = {"transformers": _TOKENS if _compares_tokens(method) else _TRANSFORMERS, "open_clip": _OPEN_CLIP}[to]
     text = f"{method.card.title}, trained with diptych, for {to}.\n\n```python\n{code}```\n"
     return text + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")

@@ -118,12 +118,18 @@ def command(run: Run) -> str:
 
 def command_for_own_pictures(run: Run) -> str:
     """The command line that trains the same method, in the same way, on somebody's shards."""
-    return " ".join([f"diptych train {run.method} --data my_shards", *_options(run), "--out runs/mine"])
+    return " ".join(parts_for_own_pictures(run))
 
 
-def _options(run: Run) -> list[str]:
+def parts_for_own_pictures(run: Run) -> list[str]:
+    """The same in parts that belong on one line each."""
+    options = _options(run, without=("workers", "evaluations", "checkpoints"))
+    return [f"diptych train {run.method} --data my_shards --out runs/mine", *options]
+
+
+def _options(run: Run, without: Sequence[str] = ()) -> list[str]:
     """The options that differ from the defaults, as one types them."""
-    return [_option(name, value) for name, value in run.info.get("changed", {}).items()]
+    return [_option(name, value) for name, value in run.info.get("changed", {}).items() if name not in without]
 
 
 def _option(name: str, value: Any) -> str:
@@ -155,8 +161,19 @@ def _lede(shown: Sequence[Run]) -> str:
     each = " by each" if len(shown) > 1 else ""
     return (
         f"Trained on {wording.data(first['train'])} ({budget}{each}, {wording.joined(times)}) "
-        f"and judged on {wording.data(first['val'])}, which were held out."
+        f"and judged on {wording.data(first['val'])}, which were held out.{_pretrained(shown)}"
     )
+
+
+def _pretrained(shown: Sequence[Run]) -> str:
+    """A sentence about parameters that were not trained here, where there are such."""
+    frozen = [
+        run.finished for run in shown if run.finished.get("trained_parameters", 0) < run.finished.get("parameters", 0)
+    ]
+    if len(frozen) < len(shown):
+        return ""
+    trained, there = (wording.count(frozen[0][name]) for name in ("trained_parameters", "parameters"))
+    return f" Of the {there} parameters, {trained} were trained here; the others are frozen."
 
 
 def _headline(shown: Sequence[Run], labels: Sequence[str]) -> list[dict[str, Any]]:

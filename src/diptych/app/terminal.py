@@ -53,6 +53,22 @@ def results(rows: Sequence[Row], title: str = "") -> None:
     table(columns, lines, right=("value", "95 % interval", "chance", "n"), title=title)
 
 
+def side_by_side(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    """Prints the shares of some tasks, a column a run."""
+    shown = [row for row in rows if row.task in tasks and wording.is_share(row)]
+    names = list(dict.fromkeys(row.run for row in shown))
+    lines = []
+    for task, metric in dict.fromkeys((row.task, row.metric) for row in shown):
+        by_run = {row.run: row for row in shown if (row.task, row.metric) == (task, metric)}
+        some = next(iter(by_run.values()))
+        cells = [
+            f"{wording.figure(r, r.value)}  [{wording.interval(r)}]" if (r := by_run.get(name)) else ""
+            for name in names
+        ]
+        lines.append([task, wording.metric_title(metric), *cells, wording.figure(some, some.chance)])
+    table(["task", "metric", *names, "chance"], lines, right=(*names, "chance"))
+
+
 def show(renderable: object) -> None:
     """Prints what rich can render."""
     _console().print(renderable)

@@ -29,6 +29,6 @@ def run(args: Sequence[str]) -> int:
     if chosen.json:
         print(to_json(rows), end="")
     else:
-        terminal.results(rows)
+        terminal.side_by_side(rows, ("retrieval", "zero_shot"))
         terminal.say(demo.next_steps(chosen.out))
     return 0

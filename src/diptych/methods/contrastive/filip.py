@@ -37,6 +37,8 @@ class Config(DualEncoderConfig):
 
     keep: float = 1.0
     """share of the tokens of each modality that takes part on the gathered side (0.25 in the paper)"""
+    tile: int = 16
+    """pictures and texts whose tokens are compared at a time; 0 compares all at once, slower and in more memory"""
 
 
 class FILIP(DualEncoder):
