@@ -82,6 +82,7 @@ class ScoresPairs(Protocol):
     They are the same for a dual encoder with one vector a side and differ for late interaction.
     """
 
+    prompts: tuple[str, ...]  # sentences for zero-shot classification, `{}` is the class; none: the evaluation's own
     prompt_ensemble: Literal["features", "similarities"]
 
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,15 @@
 """Data sets by name, by path, held out, and mixed."""
 
+import io
+import json
+
+import numpy as np
 import pytest
 from app_helpers import write_shards
 
 from diptych.app import sources
 from diptych.app.sources import UnknownSource, open_source, open_sources
-from diptych.data.shards import split_of
+from diptych.data.shards import ShardWriter, split_of
 
 
 def test_a_folder_of_shards(shards):
@@ -83,3 +87,31 @@ def test_named_sources_are_told_from_paths():
     assert sources.is_named("world:objects=3")
     assert not sources.is_named("worlds")
     assert not sources.is_named("data/starter")
+
+
+def test_the_world_shows_cut_outs_of_a_data_set(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "cut"
+    with ShardWriter(folder, "train") as writer:
+        for number, name in enumerate(["boat", "drum", "kite", "opaque", "two words", "Boat"]):
+            picture = np.zeros((12, 12, 4), np.uint8)
+            picture[3:9, 3:9] = (40 * number, 200, 90, 255)
+            picture[..., 3] |= 255 * (name == "opaque")
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            record = json.dumps({"texts": [name], "captions": {"en": name, "de": f"{name} auf Deutsch"}})
+            writer.add(f"s{number}", {"png": buffer.getvalue(), "json": record.encode()})
+    world = open_source(f"world:sprites={folder},objects=2,train=20", "train")
+    assert world.classes == ("boat", "drum", "kite")
+    sample = world.read(0, ("image", "text", "boxes"))
+    assert len(sample.boxes) == 2
+    assert any(name in sample.text for name in world.classes)
+    with pytest.raises(ValueError, match="no cut-outs"):
+        open_source(f"world:sprites={write_shards(tmp_path / 'plain')}", "train")
+
+
+def test_the_starter_set_has_cut_outs():
+    world = open_source("world:sprites=starter,train=10,shapes=1000", "train")
+    assert len(world.classes) > 100
+    assert world.read(0, ("image",)).image.size == (64, 64)

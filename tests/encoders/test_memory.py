@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Features
-from diptych.encoders.memory import FeatureMemory
+from diptych.encoders.memory import FeatureMemory, fingerprint
 
 
 class Counting(nn.Module):
@@ -57,16 +57,15 @@ def test_a_tower_that_trains_is_called_and_forgotten() -> None:
     assert memory.kept
     tower.requires_grad_(True)
     assert memory(tower, IDS, MASK).pooled.requires_grad
-    assert not memory.kept
-    assert memory.used == 0
+    assert memory.kept is None
 
 
 def test_nothing_more_is_kept_when_it_is_full() -> None:
     tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
     memory.limit = 4 * 4 * (3 + 1)  # bytes of one row of three tokens and its pooled vector
     memory(tower, IDS, MASK)
+    assert memory.kept is not None
     assert len(memory.kept) == 1
-    assert memory.used <= memory.limit
 
 
 def test_without_room_the_tower_is_called() -> None:
@@ -74,3 +73,23 @@ def test_without_room_the_tower_is_called() -> None:
     FeatureMemory(0)(tower, IDS, MASK)
     assert tower.seen == {(1, 2, 3), (4, 5, 0)}
     assert tower.calls == 1
+
+
+def test_towers_of_equal_weights_share_what_they_said() -> None:
+    first, second = Counting().requires_grad_(False), Counting().requires_grad_(False)
+    second.load_state_dict(first.state_dict())
+    FeatureMemory(1)(first, IDS, MASK)
+    FeatureMemory(1)(second, IDS, MASK)
+    assert not second.calls
+    assert fingerprint(first) == fingerprint(second) != fingerprint(Counting())
+
+
+def test_weights_that_changed_are_not_taken_for_the_old_ones() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
+    before = memory(tower, IDS, MASK).pooled
+    tower.requires_grad_(True)
+    memory(tower, IDS, MASK)
+    with torch.no_grad():
+        tower.words.weight += 1
+    tower.requires_grad_(False)
+    assert not torch.equal(memory(tower, IDS, MASK).pooled, before)

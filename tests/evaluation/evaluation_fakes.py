@@ -62,6 +62,7 @@ class TableMethod(nn.Module):
 
     card = Card(id="table", title="Table", year=2026, arxiv="", family="contrastive")
     config = None
+    prompts: tuple[str, ...] = ()
     prompt_ensemble = "features"
 
     def __init__(self, images: Any, texts: Mapping[str, Sequence[float]] | None = None) -> None:

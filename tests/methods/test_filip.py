@@ -104,6 +104,9 @@ def test_selection_only_lowers_what_the_gathered_side_can_reach() -> None:
 
 
 def test_prompts_are_averaged_as_similarities() -> None:
+    prompts = methods.method_class("filip").prompts
+    assert "a photo of a {}. I like it." in prompts
+    assert len(set(prompts)) == 9
     assert methods.method_class("filip").prompt_ensemble == "similarities"
     assert methods.method_class("clip").prompt_ensemble == "features"
     assert CARD.baseline == "clip"

@@ -47,7 +47,8 @@ def open_source(spec: str, split: str = "train") -> Dataset:
     """Opens one data set.
 
     Args:
-        spec: `starter`, `world`, `world:objects=4,seed=1`, a folder or a URL of shards.
+        spec: `starter`, `world`, `world:objects=4,seed=1`, `world:sprites=starter` (its objects are the cut-outs of a
+            data set), a folder or a URL of shards.
         split: `train`, `val` or `test`. A data set that was never split gives every tenth sample, chosen by the hash
             of its key, as `val`, and the others as `train`.
 
@@ -57,13 +58,16 @@ def open_source(spec: str, split: str = "train") -> Dataset:
     name, _, options = spec.partition(":")
     if name == WORLD:
         return _world(options, split)
+    return _shards(_place(spec), split)
+
+
+def _place(spec: str) -> str:
+    """The folder or URL of a data set that is files."""
     if spec == STARTER:
-        return _shards(str(Path(__file__).parents[1] / STARTER), split, name=STARTER)
-    if "://" in spec:
-        return _shards(spec, split)
+        return str(Path(__file__).parents[1] / STARTER)
     path = Path(spec).expanduser()
-    if path.is_dir():
-        return _shards(str(path), split)
+    if "://" in spec or path.is_dir():
+        return spec if "://" in spec else str(path)
     if path.exists():
         raise UnknownSource(f"{spec} is a file, not a folder of shards: make one with `diptych pack {spec} DST`.")
     near = [STARTER, WORLD, *(_folders(path.parent) if path.parent.is_dir() else [])]
@@ -80,7 +84,7 @@ def open_splits(spec: str) -> list[Dataset]:
     return [open_source(spec, split) for split in ("train", "val")]
 
 
-def _shards(path: str, split: str, name: str = "") -> Dataset:
+def _shards(path: str, split: str) -> Dataset:
     """A folder or URL of shards; where it has `train` and no `val`, one key in ten of `train` is held out."""
     from diptych.data.dataset import ShardedData, Subset, splits
     from diptych.data.shards import split_of
@@ -95,15 +99,19 @@ def _shards(path: str, split: str, name: str = "") -> Dataset:
             kept = f"{len(held_out):,} of its {len(whole):,} samples"
             _notice(f"{whole.name} has no val split: {kept} are held out of train, by the hash of their keys.")
         return held_out
-    data = ShardedData(path, split)
-    data.name = name or data.name
-    return data
+    return ShardedData(path, split)
 
 
 def _world(options: str, split: str) -> Dataset:
+    from diptych.app.sprites import cutouts
+    from diptych.data.dataset import ShardedData
     from diptych.world import open_world
 
-    return open_world(options, split)
+    parts = [part for part in options.split(",") if part.strip()]
+    chosen = [part.partition("=")[2].strip() for part in parts if part.partition("=")[0].strip() == "sprites"]
+    sprites = cutouts(ShardedData(_place(chosen[0]), "train")) if chosen else []
+    knobs = ",".join(part for part in parts if part.partition("=")[0].strip() != "sprites")
+    return open_world(knobs, split, sprites)
 
 
 def _folders(parent: Path) -> list[str]:

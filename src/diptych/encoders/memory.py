@@ -17,8 +17,11 @@ from diptych.batch import Features
 FEWEST = 8  # rows in a call of a tower
 
 
+_shared: dict[bytes, dict[bytes, tuple[Tensor, Tensor]]] = {}  # a tower's weights -> what it said of which input
+
+
 class FeatureMemory:
-    """What one frozen tower returned, by the bytes of the input.
+    """What one frozen tower returned, by the bytes of the input; towers of equal weights share it within a process.
 
     New inputs go through the tower in groups of one shape, texts without padding, and never fewer than `FEWEST` at a
     time: libraries have other kernels for single rows, which round differently, and features must not depend on what
@@ -28,8 +31,7 @@ class FeatureMemory:
 
     def __init__(self, megabytes: int) -> None:
         self.limit = megabytes * 2**20
-        self.used = 0
-        self.kept: dict[bytes, tuple[Tensor, Tensor]] = {}
+        self.kept: dict[bytes, tuple[Tensor, Tensor]] | None = None  # of the tower as it was when last called
 
     def __call__(self, tower: nn.Module, inputs: Tensor, mask: Tensor | None = None) -> Features:
         """The tower's features of `inputs` (B, ...); rows of text are cut to their `mask` (B, T).
@@ -37,24 +39,37 @@ class FeatureMemory:
         A tower that trains is simply called, and what was remembered of it is forgotten.
         """
         if not self.limit or any(parameter.requires_grad for parameter in tower.parameters()):
-            self.kept, self.used = {}, 0
+            self.kept = None
             return tower(inputs) if mask is None else tower(inputs, mask)
+        if self.kept is None:
+            self.kept = _shared.setdefault(fingerprint(tower), {})
         rows = [row if mask is None else row[: int(mask[i].sum())] for i, row in enumerate(inputs)]
         keys = [hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest() for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self.kept}
         found = {**{key: self.kept[key] for key in keys if key in self.kept}, **_compute(tower, new)}
+        room = self.limit - sum(map(_size, self.kept.values())) if new else 0
         for key in new:
-            self._keep(key, found[key])
+            room -= _size(found[key])
+            if room >= 0:
+                self.kept[key] = found[key]
         tokens = pad_sequence([found[key][0] for key in keys], batch_first=True)  # (B, T, D)
         pooled = torch.stack([found[key][1] for key in keys])  # (B, D)
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Features(tokens, pooled, mask[:, : tokens.shape[1]])
 
-    def _keep(self, key: bytes, value: tuple[Tensor, Tensor]) -> None:
-        size = sum(part.numel() * part.element_size() for part in value)
-        if self.used + size <= self.limit:
-            self.kept[key], self.used = value, self.used + size
+
+def fingerprint(tower: nn.Module) -> bytes:
+    """A hash of all weights and statistics of a tower and of what kind of tower it is."""
+    digest = hashlib.blake2b(repr(tower).encode(), digest_size=16)
+    for name, value in tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+def _size(value: tuple[Tensor, Tensor]) -> int:
+    return sum(part.numel() * part.element_size() for part in value)
 
 
 def _compute(tower: nn.Module, new: dict[bytes, Tensor]) -> dict[bytes, tuple[Tensor, Tensor]]:

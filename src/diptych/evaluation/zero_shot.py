@@ -34,11 +34,12 @@ TEMPLATES: tuple[str, ...] = (
     "a picture of many {}",
     "this is a {}",
 )
-"""Sentences for general pictures; `{}` takes the name of the class."""
+"""Sentences for general pictures, for methods that bring none of their own; `{}` takes the name of the class."""
 
 
-def zero_shot(bench: Bench, templates: Sequence[str] = TEMPLATES) -> Result:
+def zero_shot(bench: Bench, templates: Sequence[str] = ()) -> Result:
     """Top-1 and top-5 accuracy and the mean of the classes' accuracies, in [0, 1]; ties lose."""
+    templates = templates or bench.method.prompts or TEMPLATES
     rows = labelled(bench)
     images = bench.images.take(torch.from_numpy(rows))
     labels = bench.labels[rows]

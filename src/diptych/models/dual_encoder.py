@@ -78,6 +78,7 @@ class DualEncoder(nn.Module, Pretrained):
     """An image tower, a text tower and the joint space. `card` and `loss` come from the method."""
 
     card: ClassVar[Card]
+    prompts: tuple[str, ...] = ()
     prompt_ensemble: Literal["features", "similarities"] = "features"
 
     def __init__(self, config: DualEncoderConfig, *, weights: bool = True) -> None:

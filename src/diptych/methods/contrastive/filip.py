@@ -31,6 +31,11 @@ CARD = Card(
 )
 
 
+# Section 3.3: prefix, label, suffix; the pronoun gives the patches of the object one more word to align with
+PREFIXES = ("a photo of a {}.", "a picture of a {}.", "a drawing of a {}.")
+SUFFIXES = ("", " I like it.", " It is common in daily life.")
+
+
 @dataclass(frozen=True)
 class Config(DualEncoderConfig):
     """Options of FILIP."""
@@ -45,6 +50,7 @@ class FILIP(DualEncoder):
     """Token-wise late interaction in place of one cosine."""
 
     card = CARD
+    prompts = tuple(prefix + suffix for prefix in PREFIXES for suffix in SUFFIXES)
     prompt_ensemble: Literal["features", "similarities"] = "similarities"  # tokens of two prompts have no mean
 
     def __init__(self, config: Config, *, weights: bool = True) -> None:
