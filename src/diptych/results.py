@@ -38,6 +38,7 @@ def to_json(rows: Iterable[Row]) -> str:
 
 def from_json(text: str) -> list[Row]:
     """The inverse of `to_json`."""
+
     def known(row: dict[str, Any]) -> dict[str, Any]:
         return {name: math.nan if value is None else value for name, value in row.items()}
 

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -194,6 +196,18 @@ def test_from_the_command_line(shards, tmp_path, capsys):
     assert "R@1" in capsys.readouterr().out
     assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
     assert "FILIP" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_and_print_it_once(shards, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "diptych", "train", "clip"]
+    command += ["--data", str(shards), "--out", str(tmp_path / "run"), *FLAGS, "--samples", "32", "--batch", "8"]
+    command += ["--workers", "0", "--logs", "none", "--task", "retrieval", "--device", "cpu", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert results.from_json(first) == runs.read(tmp_path / "run").rows
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert again == first
 
 
 def test_a_task_that_does_not_exist_names_the_nearest(run, capsys):

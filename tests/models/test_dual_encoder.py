@@ -93,3 +93,29 @@ def test_saved_folder_says_what_it_is(tmp_path) -> None:
         methods.method_class("filip").from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no saved method"):
         read_description(tmp_path / "nothing")
+
+
+def test_lora_trains_low_rank_updates_and_the_heads_only(tmp_path) -> None:
+    method = clip(lora=(r"image.*attention\.qkv", r"text.*mlp\.expand"), lora_rank=2)
+    trains = {name for name, value in method.named_parameters() if value.requires_grad}
+    assert {name.split(".")[0] for name in trains if "lora" not in name} == {"log_scale", "image_head", "text_head"}
+    assert sum("lora_A" in name for name in trains) == 2  # one layer a tower
+    tokens = method.tokenize(["a star"])
+    torch.testing.assert_close(
+        method.embed_text(tokens).pooled, clip().embed_text(tokens).pooled
+    )  # nothing learned yet
+    for value in method.parameters():
+        if value.requires_grad:
+            value.data += 0.1
+    method.save_pretrained(tmp_path)
+    loaded = methods.method_class("clip").from_pretrained(tmp_path)
+    assert torch.equal(loaded.embed_text(tokens).pooled, method.embed_text(tokens).pooled)
+
+
+def test_learning_rates_fall_layer_by_layer() -> None:
+    method = clip(image_layers=2, layer_decay=0.5, tower_lr=0.1)
+    lr = dict(method.stages(Recipe())[0].lr)
+    assert lr[r"^image\.blocks\.1\."] == pytest.approx(0.1)
+    assert lr[r"^image\.blocks\.0\."] == pytest.approx(0.05)
+    assert lr[r"^image\.class_token$"] == pytest.approx(0.025)
+    assert list(lr)[-1] == r"^(image|text)\."

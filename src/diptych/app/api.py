@@ -91,9 +91,8 @@ def train(
     specs = _specs(data)
     learn, sets = sources.open_sources(specs, "train"), measure.judged(_specs(val) or specs, "val")
     require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
-    main = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started, one writes
     info = runs.describe(method, config, recipe, {"data": specs, "val": _specs(val)}, tuple(tasks))
-    if main:
+    if is_main():
         info = runs.claim(out, info)
     if runs.is_finished(out):
         say(f"{out} is finished already; its results are as they were.")
@@ -104,7 +103,7 @@ def train(
     done = training.train(model, learn, out, recipe, evaluate=judge, device=where.device, logs=where.logs)
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
-    if main:
+    if is_main():
         _conclude(out, info, model, done, sets)
     return runs.read(out)
 
@@ -228,6 +227,12 @@ def _from_hub(name: str) -> Path:
     return Path(snapshot_download(name, allow_patterns=list(FILES)))
 
 
+def is_main() -> bool:
+    """Whether this process writes and prints: one does of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """A line for whoever watches, on stderr: stdout belongs to results."""
-    print(text, file=sys.stderr)
+    if is_main():
+        print(text, file=sys.stderr)

@@ -30,8 +30,8 @@ _PICTURES = {
         "Pictures that the model never saw, with the captions that it ranks first. The right one is green.",
     ),
     "pointing": (
-        "Where it looks",
-        "How strongly each place of the picture answers a word. The dot is the strongest place.",
+        "Whether words find their place",
+        "How strongly each place answers a phrase. The dot is the strongest place, the frame the true box.",
     ),
     "words": (
         "Where it looks",

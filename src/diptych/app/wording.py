@@ -24,6 +24,7 @@ _METRICS = {
     "top5": "right class among the first 5",
     "mean_per_class": "right class first, mean over classes",
     "accuracy": "right choice",
+    "pairwise": "true caption before a false one, pair by pair",
     "phrase": "phrase points at its object",
     "word": "word points at its object",
     "phrase_alone": "phrase without its sentence points at its object",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Features, Sample
 from diptych.card import Card
-from diptych.encoders import image_encoder, text_encoder
+from diptych.encoders import adapt, image_encoder, text_encoder
 from diptych.encoders.memory import FeatureMemory
 from diptych.models.pretrained import Pretrained
 from diptych.recipe import Recipe, Stage
@@ -68,6 +68,13 @@ class DualEncoderConfig:
     """regular expressions; parameters whose names match do not train, e.g. '^image\\.'"""
     tower_lr: float = 1.0
     """multiplies the learning rate of both towers; below 1 for pretrained ones"""
+    layer_decay: float = 1.0
+    """multiplies the learning rate once more for each layer that lies below a tower's last one"""
+    lora: tuple[str, ...] = ()
+    """regular expressions; linear layers of the towers whose names match, e.g. 'attention', get a low-rank update that
+    trains, and all else in the towers is frozen"""
+    lora_rank: int = 8
+    """rank of these updates"""
     remember: int = 0
     """megabytes in which features of frozen towers are kept, so that each input is computed once; 0 keeps none"""
     tile: int = 0
@@ -107,6 +114,9 @@ class DualEncoder(nn.Module, Pretrained):
         self.text_head = _head(self.text.width, config.embed, self.text.projection)
         log_scale = math.log(1 / config.tau) if self.image.logit_scale is None else self.image.logit_scale
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
+        if config.lora:
+            towers = nn.ModuleDict({"image": self.image, "text": self.text})
+            adapt.lora(towers, config.lora, rank=config.lora_rank, alpha=2 * config.lora_rank)
 
     # -- views ---------------------------------------------------------------------------------------------------
 
@@ -180,9 +190,13 @@ class DualEncoder(nn.Module, Pretrained):
         return self
 
     def stages(self, recipe: Recipe) -> list[Stage]:
-        """One stage; towers at their own learning rate."""
-        lr = ((r"^(image|text)\.", self.config.tower_lr),) if self.config.tower_lr != 1 else ()
-        return [Stage(freeze=self.config.freeze, lr=lr)]
+        """One stage; towers, and the layers in them, at their own learning rates."""
+        tower_lr, decay = self.config.tower_lr, self.config.layer_decay
+        lr = [(r"^(image|text)\.", tower_lr)] if tower_lr != 1 else []
+        if decay != 1:  # the first pattern that matches counts
+            layers = (*adapt.layer_decay(self.image, decay, "image"), *adapt.layer_decay(self.text, decay, "text"))
+            lr = [(pattern, factor * tower_lr) for pattern, factor in layers] + lr
+        return [Stage(freeze=self.config.freeze, lr=tuple(lr))]
 
     def save_assets(self, folder: Path) -> None:
         """Keeps the tokenizer with the weights that were trained on it."""

@@ -103,6 +103,8 @@ def _train(name: str, chosen: Any) -> int:
         tasks=chosen.run.task,
         where=where,
     )
+    if not api.is_main():
+        return 0
     if chosen.run.json:
         print(to_json(run.rows), end="")
         return 0
