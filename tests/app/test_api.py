@@ -185,7 +185,7 @@ def test_the_best_checkpoint_has_the_largest_mean_of_shares():
 def test_from_the_command_line(shards, tmp_path, capsys):
     out = tmp_path / "filip"
     command = ["train", "filip", "--data", str(shards), "--out", str(out), *FLAGS]
-    command += ["--samples", "32", "--batch", "8", "--workers", "0", "--logs", "none", "--task", "retrieval"]
+    command += ["--samples", "32", "--batch", "8", "--workers", "0", "--writers", "none", "--task", "retrieval"]
     assert main([*command, "--json"]) == 0
     rows = rows_of(capsys.readouterr().out)
     assert {row["task"] for row in rows} == {"retrieval"}
@@ -202,7 +202,7 @@ def test_from_the_command_line(shards, tmp_path, capsys):
 def test_two_processes_make_one_run_and_print_it_once(shards, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "diptych", "train", "clip"]
     command += ["--data", str(shards), "--out", str(tmp_path / "run"), *FLAGS, "--samples", "32", "--batch", "8"]
-    command += ["--workers", "0", "--logs", "none", "--task", "retrieval", "--device", "cpu", "--json"]
+    command += ["--workers", "0", "--writers", "none", "--task", "retrieval", "--device", "cpu", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert results.from_json(first) == runs.read(tmp_path / "run").rows

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diptych.app.main import main
 
-RUN = [*FLAGS, "--samples", "32", "--batch", "8", "--workers", "0", "--evaluations", "0", "--logs", "none"]
+RUN = [*FLAGS, "--samples", "32", "--batch", "8", "--workers", "0", "--evaluations", "0", "--writers", "none"]
 GOOD = 40
 
 

@@ -34,8 +34,8 @@ class Options:
     """start from a named configuration of the method, such as `paper`; other options still override it"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    logs: tuple[str, ...] = ("tensorboard",)
-    """where to log besides log.jsonl: tensorboard, wandb, trackio"""
+    writers: tuple[str, ...] = ("tensorboard",)  # not `logs`: torchrun takes --logs for an option of its own
+    """where figures go besides log.jsonl: tensorboard, wandb, trackio, none"""
     json: bool = False
     """print the results as JSON"""
 
@@ -92,7 +92,7 @@ def _train(name: str, chosen: Any) -> int:
     from diptych.app import api, terminal
     from diptych.results import to_json
 
-    where: Where = api.Where(device=chosen.run.device, logs=chosen.run.logs)
+    where: Where = api.Where(device=chosen.run.device, logs=chosen.run.writers)
     run = api.train(
         name,
         chosen.run.data,
