@@ -46,7 +46,6 @@ def test_a_run_leaves_everything_behind(run):
         "pictures/words.png",
         "samples/retrieval.parquet",
         "checkpoints/last/model.safetensors",
-        "checkpoints/last/README.md",
         "checkpoints/best/model.safetensors",
     } <= there
     assert run.finished["steps"] == 8
@@ -95,11 +94,14 @@ def test_loading_gives_the_trained_weights(run):
     assert torch.equal(model.embed_text(batch).pooled, same.embed_text(batch).pooled)
 
 
-def test_loading_what_is_not_there(run, tmp_path):
+def test_loading_what_is_not_there(run, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="it has best, last"):
         diptych.load(run.folder, "first")
     with pytest.raises(FileNotFoundError, match="Runs beside it: clip"):
         diptych.load(run.folder.parent / "clop")
+    monkeypatch.chdir(run.folder.parent.parent)
+    with pytest.raises(FileNotFoundError, match="Runs beside it: clip"):  # has the form of a name on the hub
+        diptych.load(f"{run.folder.parent.name}/clop")
     with pytest.raises(FileNotFoundError, match="no saved method"):
         diptych.load(tmp_path)
 

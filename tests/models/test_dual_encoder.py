@@ -62,8 +62,9 @@ def test_temperature_starts_at_tau_and_stays_above_its_floor() -> None:
 
 
 def test_a_frozen_tower_stays_in_evaluation_mode() -> None:
-    method = clip()
-    method.image.requires_grad_(False)
+    method = clip(freeze=(r"^image\.",))
+    assert not any(value.requires_grad for value in method.image.parameters())
+    assert method.image_head.weight.requires_grad
     method.train()
     assert method.training
     assert not method.image.training

@@ -48,7 +48,7 @@ class Measuring:
     """How an evaluation is made."""
 
     limit: int | None = None
-    """only the first so many samples"""
+    """only about so many samples, spread over the data"""
     batch: int = 64
     """samples at once"""
     device: str = "auto"
@@ -169,7 +169,7 @@ def load(run: str | Path, checkpoint: str = "last") -> nn.Module:
         folder = folder / "checkpoints" / checkpoint
     elif folder.is_dir():
         read_description(folder)
-    elif str(run).count("/") != 1 or str(run).startswith((".", "/", "~")):
+    elif str(run).count("/") != 1 or str(run).startswith((".", "/", "~")) or folder.parent.is_dir():
         runs.read(folder)  # says that it is none, and which runs are beside it
     else:
         folder = _from_hub(str(run))

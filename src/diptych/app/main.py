@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, args: list[str]) -> int:
+    # Threads that wait by spinning take the cores from loader workers and from other jobs: on a busy machine a training
+    # step then takes several times as long. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = importlib.import_module(f"diptych.app.commands.{command}")
     try:
         return int(module.run(args) or OK)

@@ -13,12 +13,10 @@ from diptych.results import Row
 
 
 def write(run: Run) -> Path:
-    """Writes README.md into the run's folder, and beside the weights, where a hub looks for it."""
-    text = card(run)
-    for folder in (run.folder, run.folder / "checkpoints" / "last"):
-        if folder.is_dir():
-            (folder / "README.md").write_text(text, encoding="utf-8")
-    return run.folder / "README.md"
+    """Writes README.md into the run's folder."""
+    path = run.folder / "README.md"
+    path.write_text(card(run), encoding="utf-8")
+    return path
 
 
 def card(run: Run) -> str:

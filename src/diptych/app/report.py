@@ -151,29 +151,35 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 
 def _lede(shown: Sequence[Run]) -> str:
-    """What was trained on what, in a sentence or two."""
-    first = shown[0].finished
-    if not first:
-        return "Training goes on; what is here is what the run has so far."
-    seen = {run.info["recipe"]["samples"] for run in shown}
-    budget = f"{wording.count(max(seen))} samples seen" + ("" if len(seen) == 1 else " at most")
-    times = [wording.duration(run.finished.get("seconds", 0)).replace(" ", "\N{NO-BREAK SPACE}") for run in shown]
-    each = " by each" if len(shown) > 1 else ""
-    return (
-        f"Trained on {wording.data(first['train'])} ({budget}{each}, {wording.joined(times)}) "
-        f"and judged on {wording.data(first['val'])}, which were held out.{_pretrained(shown)}"
-    )
+    """What was trained on what, in a few sentences."""
+    if not all(run.finished for run in shown):
+        return "Training goes on; what is here is what there is so far."
+    return " ".join([_trained_on(shown), _judged_on(shown), _frozen(shown)]).strip()
 
 
-def _pretrained(shown: Sequence[Run]) -> str:
-    """A sentence about parameters that were not trained here, where there are such."""
-    frozen = [
-        run.finished for run in shown if run.finished.get("trained_parameters", 0) < run.finished.get("parameters", 0)
-    ]
-    if len(frozen) < len(shown):
+def _trained_on(shown: Sequence[Run]) -> str:
+    data = list(dict.fromkeys(wording.data(run.finished["train"]) for run in shown))
+    seen = list(dict.fromkeys(wording.count(run.finished["steps"] * run.info["recipe"]["batch"]) for run in shown))
+    times = [wording.duration(run.finished["seconds"]).replace(" ", "\N{NO-BREAK SPACE}") for run in shown]
+    each = " by each" if len(shown) > 1 and len(seen) == 1 else ""
+    return f"Trained on {'; on '.join(data)} ({wording.joined(seen)} samples seen{each}, {wording.joined(times)})."
+
+
+def _judged_on(shown: Sequence[Run]) -> str:
+    data = dict.fromkeys(wording.data(run.finished["val"]) for run in shown)
+    return f"Judged on {'; on '.join(data)}, which were held out."
+
+
+def _frozen(shown: Sequence[Run]) -> str:
+    """A sentence about parameters that were not trained here, where that is so of all runs alike."""
+    sizes = {(run.finished["trained_parameters"], run.finished["parameters"]) for run in shown}
+    trained, there = sizes.pop()
+    if sizes or trained == there:
         return ""
-    trained, there = (wording.count(frozen[0][name]) for name in ("trained_parameters", "parameters"))
-    return f" Of the {there} parameters, {trained} were trained here; the others are frozen."
+    return (
+        f"Of the {wording.count(there)} parameters{' of each' if len(shown) > 1 else ''}, {wording.count(trained)} "
+        "were trained here; the others are frozen."
+    )
 
 
 def _headline(shown: Sequence[Run], labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -90,7 +90,9 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """`940`, `12,300`, `4.1 M`, `1.2 G`."""
+    """`940`, `12,300`, `4.1 M`, `1.2 G`; nothing for NaN."""
+    if math.isnan(number):
+        return ""
     for size, unit in ((1e9, "G"), (1e6, "M")):
         if number >= size:
             return f"{number / size:.1f} {unit}"

@@ -114,6 +114,8 @@ class DualEncoder(nn.Module, Pretrained):
         self.text_head = _head(self.text.width, config.embed, self.text.projection)
         log_scale = math.log(1 / config.tau) if self.image.logit_scale is None else self.image.logit_scale
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
+        if config.freeze:
+            adapt.freeze(self, config.freeze)
         if config.lora:
             towers = nn.ModuleDict({"image": self.image, "text": self.text})
             adapt.lora(towers, config.lora, rank=config.lora_rank, alpha=2 * config.lora_rank)

@@ -26,7 +26,7 @@ class Options:
     checkpoint: str = "last"
     """which weights: last, or best (by the evaluations during training)"""
     limit: int | None = None
-    """measure on the first so many samples only"""
+    """measure on about so many samples only, spread over the data"""
     batch: int = 64
     """samples at once"""
     device: str = "auto"
