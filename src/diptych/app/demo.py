@@ -6,6 +6,7 @@ demo starts from them; without, it trains small towers from nothing.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,7 @@ def settings() -> tuple[Mapping[str, Any], Recipe]:
 
 def next_steps(out: Path) -> str:
     """What to look at now, and what to type next."""
-    train = report.parts_for_own_pictures(runs.read(out / METHODS[-1]))
+    train = report.command_for_own_pictures(runs.read(out / METHODS[-1]))
     return "\n".join(
         [
             f"The page:  {(out / 'index.html').resolve()}",
@@ -69,6 +70,6 @@ def next_steps(out: Path) -> str:
             "With your own pictures (a folder, a CSV, COCO, a Hugging Face data set):",
             "  diptych inspect MY_PICTURES",
             "  diptych pack MY_PICTURES my_shards",
-            "  " + " \\\n      ".join(train),
+            textwrap.indent(train, "  "),
         ]
     )

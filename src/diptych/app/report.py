@@ -41,6 +41,7 @@ _PICTURES = {
 }
 _WIDTH = 1600  # pixels of an inlined picture, at most
 _HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1")
+_LINE = 80  # characters of a line of a command
 _LISTED = 200  # broken samples that the page lists
 
 
@@ -87,6 +88,10 @@ def _labels(shown: Sequence[Run]) -> list[str]:
 def _run(run: Run, label: str, colour: int) -> dict[str, Any]:
     """What the page says of one run."""
     done, recipe = run.finished, run.info["recipe"]
+    last: dict[str, Any] = next(
+        (record for record in reversed(run.log) if "loss" in record), {}
+    )  # of a run that goes on
+    steps, seconds = done.get("steps", last.get("step", 0)), done.get("seconds", last.get("seconds", 0))
     broken = len(run.quarantine)
     return {
         "label": label,
@@ -95,10 +100,10 @@ def _run(run: Run, label: str, colour: int) -> dict[str, Any]:
         "colour": colour,
         "parameters": wording.count(done.get("parameters", math.nan)),
         "trained": wording.count(done.get("trained_parameters", math.nan)),
-        "samples": wording.count(done.get("steps", 0) * recipe["batch"]),
+        "samples": wording.count(steps * recipe["batch"]),
         "batch": f"{recipe['batch']:,}",
-        "steps": f"{done.get('steps', 0):,}",
-        "time": wording.duration(done.get("seconds", 0)),
+        "steps": f"{steps:,}",
+        "time": wording.duration(seconds),
         "speed": wording.count(done.get("samples_per_second", math.nan)),
         "device": done.get("device", "not finished"),
         "broken": "every sample could be read." if not broken else f"{broken:,} broken samples were skipped.",
@@ -117,14 +122,14 @@ def command(run: Run) -> str:
 
 
 def command_for_own_pictures(run: Run) -> str:
-    """The command line that trains the same method, in the same way, on somebody's shards."""
-    return " ".join(parts_for_own_pictures(run))
-
-
-def parts_for_own_pictures(run: Run) -> list[str]:
-    """The same in parts that belong on one line each."""
-    options = _options(run, without=("workers", "evaluations", "checkpoints"))
-    return [f"diptych train {run.method} --data my_shards --out runs/mine", *options]
+    """The command line that trains the same method, in the same way, on somebody's shards, in lines for a terminal."""
+    lines = [f"diptych train {run.method} --data my_shards --out runs/mine"]
+    for option in _options(run, without=("workers", "evaluations", "checkpoints")):
+        if len(lines) > 1 and len(lines[-1]) + len(option) < _LINE:
+            lines[-1] += f" {option}"
+        else:
+            lines.append(option)
+    return " \\\n    ".join(lines)
 
 
 def _options(run: Run, without: Sequence[str] = ()) -> list[str]:

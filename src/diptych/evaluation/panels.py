@@ -69,12 +69,17 @@ def _draw_image_to_text(bench: Bench, path: Path) -> None:
     )
 
 
+# words that stand for nothing that could be seen at one place
+_NOWHERE = frozenset("a an the of in on at and or with without to from for by is are it its this that".split())
+
+
 def _draw_words(bench: Bench, path: Path) -> None:
     """Four pictures, and where the longest words of their captions look; a few are embedded again, with tokens."""
     asked: dict[int, list[tuple[int, int]]] = {}
     for row in np.random.default_rng(2).permutation(len(bench.samples)).tolist():
         found = [word for caption in bench.captions[row][:1] for word in re.finditer(r"\w+", caption)]
         words = {word.group().lower(): word.span() for word in reversed(found)}  # each word where it comes first
+        words = {word: span for word, span in words.items() if word not in _NOWHERE}
         longest = sorted(words.values(), key=lambda span: span[0] - span[1])[:_WORDS]
         if len(words) > 1 and len(asked) < _PICTURES:
             asked[row] = sorted(longest)
