@@ -70,7 +70,31 @@ def _draw_image_to_text(bench: Bench, path: Path) -> None:
 
 
 # words that stand for nothing that could be seen at one place
-_NOWHERE = frozenset("a an the of in on at and or with without to from for by is are it its this that".split())
+_NOWHERE = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "and",
+        "or",
+        "with",
+        "without",
+        "to",
+        "from",
+        "for",
+        "by",
+        "is",
+        "are",
+        "it",
+        "its",
+        "this",
+        "that",
+    ]
+)
 
 
 def _draw_words(bench: Bench, path: Path) -> None:
