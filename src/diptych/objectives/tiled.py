@@ -60,7 +60,7 @@ def max_mean(
 
     The forward keeps the index of each winning token (2 bytes) and nothing else, and the backward touches winners
     only, one row of D numbers each. Computing the table again instead would spare those bytes for three more
-    products over all pairs: measured at I = T = 96, 49 x 32 tokens, D = 256, 0.41 s against 0.27 s a step.
+    products over all pairs, which timed pieces put at half as much again.
 
     Args:
         query: (Q, nq, D) tokens; pads must not be better than real tokens (`late_interaction` sees to it).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,13 +23,6 @@ def to_tensor(image: Image.Image) -> Tensor:
 def resize(image: Image.Image, size: int) -> Image.Image:
     """The whole picture squeezed into a square: nothing is cut off, the aspect is lost."""
     return image if image.size == (size, size) else image.resize((size, size), BICUBIC, reducing_gap=2.0)
-
-
-def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Short side to `size`, then the centre square (CLIP's evaluation view)."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0)
 
 
 def random_resized_crop(
@@ -60,13 +52,3 @@ def random_resized_crop(
 def random_flip(image: Image.Image, rng: np.random.Generator, chance: float = 0.5) -> Image.Image:
     """Mirrors left and right; only for captions that do not speak of sides."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < chance else image
-
-
-def pad_square(image: Image.Image, colour: Sequence[int] = (255, 255, 255)) -> Image.Image:
-    """The picture centred on a square of one colour: nothing is cut off, the aspect is kept."""
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    square = Image.new("RGB", (side, side), tuple(colour))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
