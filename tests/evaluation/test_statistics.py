@@ -141,9 +141,160 @@ def test_paired_difference_of_one_seed_is_the_bootstrap_of_its_samples() -> None
     assert (paired.low, paired.high) == pytest.approx((plain.low, plain.high), abs=0.02)
 
 
+T_HALF = 4.3027 / math.sqrt(3)  # 97.5 % point of Student's t with 2 degrees of freedom, seeds one apart
+
+
+def test_where_only_seeds_differ_it_is_the_t_test_of_three_numbers() -> None:
+    a = np.repeat([[1.0], [2.0], [3.0]], 40, axis=1)
+    zero = np.zeros_like(a)
+    for estimate in (
+        statistics.mean_over_seeds(a, resamples=200_000),
+        statistics.mean_over_seeds([[1], [2], [3]], resamples=200_000),  # a figure a seed, no samples
+        statistics.paired_difference(a, zero, resamples=200_000),
+    ):
+        assert (estimate.low, estimate.high) == pytest.approx((2 - T_HALF, 2 + T_HALF), abs=0.06)
+    t = 2 * math.sqrt(3)  # P(|T| > t) = 1 - t / sqrt(2 + t^2) with two degrees of freedom
+    assert statistics.permutation_test(a, zero) == pytest.approx(1 - t / math.sqrt(2 + t * t), abs=0.01)
+
+
+def test_one_seed_of_hits_and_misses_is_the_exact_test_of_mcnemar() -> None:
+    a, b = np.ones(50), np.ones(50)
+    a[0], b[1:10] = 0, 0  # they disagree on ten, and a is right on nine
+    exact = 2 * (1 + 10) / 2**10
+    assert statistics.permutation_test(a, b) == pytest.approx(exact, abs=0.005)
+    assert statistics.permutation_test(b, a) == pytest.approx(exact, abs=0.005)
+
+
+def test_no_difference_at_all_has_p_one() -> None:
+    values = np.random.default_rng(9).random((3, 40))
+    assert statistics.permutation_test(values, values) == 1.0
+    assert statistics.paired_difference(values, values)[:3] == (0.0, 0.0, 0.0)
+
+
+def two_alike(rng, *, between_seeds, binary) -> tuple[np.ndarray, np.ndarray]:
+    """Two methods of three seeds on the same 300 samples, some of which are harder, drawn from one distribution."""
+    difficulty = rng.normal(0, 1, (1, 300))
+    shape = {"between_seeds": between_seeds, "between_samples": 0, "residual": 1}
+    a, b = (difficulty + seeds_and_samples(rng, 3, 300, **shape) for _ in range(2))
+    return ((a > -0.5).astype(float), (b > -0.5).astype(float)) if binary else (a, b)
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["continuous", "binary"])
+@pytest.mark.parametrize("between_seeds", [0, 0.1])
+def test_identical_methods_are_called_different_in_one_of_twenty_comparisons(between_seeds, binary) -> None:
+    rng = np.random.default_rng(10)
+    called = 0
+    for trial in range(1000):
+        a, b = two_alike(rng, between_seeds=between_seeds, binary=binary)
+        called += statistics.permutation_test(a, b, seed=trial, resamples=500) < 0.05
+    assert 28 <= called <= 74  # 99.9 % of what 1,000 draws of 0.05 give
+
+
+def test_a_difference_of_one_standard_deviation_is_found() -> None:
+    rng = np.random.default_rng(11)
+    for trial in range(100):
+        a, b = two_alike(rng, between_seeds=0.02, binary=False)
+        assert statistics.permutation_test(a + 1, b, seed=trial, resamples=500) < 0.05
+        assert statistics.paired_difference(a + 1, b, seed=trial, resamples=500).low > 0
+
+
+def test_interval_and_test_say_the_same() -> None:
+    rng = np.random.default_rng(12)
+    sure = 0
+    for _ in range(60):
+        a, b = two_alike(rng, between_seeds=0.05, binary=True)
+        b = np.minimum(b, rng.random((1, 300)) < 0.88)
+        p = statistics.permutation_test(a, b, resamples=2000)
+        estimate = statistics.paired_difference(a, b, resamples=2000)
+        if abs(p - 0.05) > 0.02:  # draws of either kind leave that much room
+            assert (p < 0.05) == (not estimate.low <= 0 <= estimate.high)
+        sure += p < 0.03
+    assert 10 <= sure <= 50  # both answers were met
+
+
+def test_clusters_of_copies_count_once() -> None:
+    rng = np.random.default_rng(13)
+    a, b = rng.random((3, 80)), rng.random((3, 80))
+    five_a, five_b, ids = np.repeat(a, 5, axis=1), np.repeat(b, 5, axis=1), np.repeat(np.arange(80), 5)
+    mixed = rng.permutation(400)  # copies need not stand together
+    kept = {"clusters": ids[mixed]}
+    single = statistics.paired_difference(a, b)
+    together = statistics.paired_difference(five_a[:, mixed], five_b[:, mixed], **kept)
+    assert together[:3] == pytest.approx(single[:3])
+    assert (single.n, together.n) == (80, 400)
+    assert statistics.mean_over_seeds(five_a[:, mixed], **kept)[:3] == pytest.approx(statistics.mean_over_seeds(a)[:3])
+    p = statistics.permutation_test(five_a[:, mixed], five_b[:, mixed], **kept)
+    assert p == pytest.approx(statistics.permutation_test(a, b), abs=1e-3)
+
+
+def test_one_seed_in_uneven_clusters_is_the_bootstrap_of_the_clusters() -> None:
+    rng = np.random.default_rng(14)
+    ids = np.repeat(np.arange(100), rng.integers(1, 9, 100))
+    values = rng.normal(2, 1, 100)[ids] + rng.normal(0, 0.3, len(ids))
+    linear, plain = statistics.mean_over_seeds(values, clusters=ids), statistics.mean(values, clusters=ids)
+    assert linear.value == pytest.approx(plain.value)
+    assert (linear.low, linear.high) == pytest.approx((plain.low, plain.high), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("between_seeds", "clustered", "threshold", "at_most"),
+    [(0, False, 0, 985), (0.2, False, 0, 985), (0.1, True, 0, 985), (0.1, True, None, 985), (0.1, False, -3.5, 998)],
+    ids=["samples", "seeds", "clusters", "clusters of numbers", "few misses are met with caution"],
+)
+def test_mean_over_seeds_covers_the_truth(between_seeds, clustered, threshold, at_most) -> None:
+    rng = np.random.default_rng(15)
+    ids = np.arange(120) // 4 if clustered else np.arange(120)
+    spread = math.sqrt(between_seeds**2 + 2)  # of one value: seed, sample or cluster, residual
+    truth = 0.0 if threshold is None else 0.5 * math.erfc(threshold / spread / math.sqrt(2))
+    covered = 0
+    for trial in range(1000):
+        shape = {"between_seeds": between_seeds, "between_samples": 0, "residual": 1}
+        values = seeds_and_samples(rng, 3, 120, **shape) + rng.normal(0, 1, 120)[ids]
+        values = values if threshold is None else (values > threshold).astype(float)
+        estimate = statistics.mean_over_seeds(values, clusters=ids, seed=trial, resamples=500)
+        covered += estimate.low <= truth <= estimate.high
+    assert 920 <= covered <= at_most
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_paired_difference_covers_the_truth(clustered) -> None:
+    rng = np.random.default_rng(16)
+    ids = np.arange(160) // 4 if clustered else np.arange(160)
+    covered = 0
+    for trial in range(1000):
+        shared = rng.normal(0, 1, 160) + 0.3 * rng.normal(0, 1, 160)[ids]
+        a = shared + 0.2 + 0.6 * rng.normal(0, 1, 160)[ids] + rng.normal(0, 0.1, (3, 1)) + rng.normal(0, 0.5, (3, 160))
+        b = shared + rng.normal(0, 0.1, (3, 1)) + rng.normal(0, 0.5, (3, 160))
+        estimate = statistics.paired_difference(a, b, clusters=ids, seed=trial, resamples=500)
+        covered += estimate.low <= 0.2 <= estimate.high
+    assert 920 <= covered <= 985
+
+
+def test_a_share_over_seeds_at_its_edge_is_not_certain() -> None:
+    always = statistics.mean_over_seeds(np.ones((3, 20)))
+    assert (always.value, always.low, always.high) == (1.0, statistics.wilson(1, 20)[0], 1.0)  # seeds add no samples
+    never = statistics.mean_over_seeds(np.zeros((3, 20)), clusters=np.arange(20) // 2)
+    assert (never.low, never.high) == pytest.approx(statistics.wilson(0, 10))
+    uneven = np.ones((3, 50))
+    uneven[0, :5] = 0  # one seed misses what the others find: t reaches above one
+    assert statistics.mean_over_seeds(uneven).high == 1.0
+    assert statistics.mean_over_seeds(uneven).low < statistics.wilson(uneven.mean(), 50)[0]
+
+
+def test_holm_by_hand() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.4, 0.9, 0.6]) == [1.0, 1.0, 1.0]
+    assert statistics.holm([0.03]) == [0.03]
+    assert statistics.holm([]) == []
+
+
 def test_paired_difference_wants_pairs() -> None:
     with pytest.raises(ValueError, match=r"one shape, not \(1, 3\) and \(1, 4\)"):
         statistics.paired_difference([1, 2, 3], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="leave out samples without a value"):
+        statistics.mean_over_seeds([[1, math.nan]])
+    with pytest.raises(ValueError, match=r"one id a sample \(3\), not \(2,\)"):
+        statistics.permutation_test([1, 2, 3], [1, 2, 4], clusters=[0, 1])
 
 
 def test_chance_of_recall_by_counting() -> None:
