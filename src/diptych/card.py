@@ -18,6 +18,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a method says it does better than its baseline, fixed before it is measured; `diptych claim ID` decides.
+
+    It is confirmed when the 95 % interval of the difference to the baseline, and of that to the control where there is
+    one, lies on the right side of zero.
+    """
+
+    metric: str
+    """task/metric that decides, such as `pointing/phrase`, on the first of `val` that has it"""
+    data: tuple[str, ...]
+    val: tuple[str, ...]
+    baseline: str
+    """method id, with options where it needs some: `clip:pool=mean`"""
+    budget: str
+    """of each run, as in `diptych compare`: `samples=30k`"""
+    control: str = ""
+    """a variant that has the trivial part of the change alone, and should not do as well"""
+    direction: Literal["higher", "lower"] = "higher"
+    also: tuple[str, ...] = ()
+    """other tasks or metrics that are measured beside it and decide nothing"""
+    settings: tuple[str, ...] = ()
+    """options of all sides, `image_width=96`"""
+    seeds: int = 3
+    about: str = ""
+    """the claim in a sentence"""
+
+
+@dataclass(frozen=True)
 class Card:
     """Who a method is. Written with literal values only, so that lists of methods are read without importing them."""
 
@@ -30,6 +58,7 @@ class Card:
     needs: tuple[str, ...] = ("image", "text")
     baseline: str | None = None
     idea: str = ""
+    claim: Claim | None = None
 
 
 @runtime_checkable

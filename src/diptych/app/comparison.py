@@ -1,4 +1,4 @@
-"""What a comparison found, as plain data: written by `compare`, read by its page, by claims and by the scaling curve."""
+"""What a comparison found, as plain data: written by `compare`, read by its page and by claims."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Comparison:
     differences: tuple[Difference, ...] = ()
     costs: tuple[Cost, ...] = ()
     leaks: Mapping[str, Any] = field(default_factory=dict)
-    """{"found": number of judged pictures that are also trained on, "judged": number looked at, "pairs": [[a, b], ...]}"""
+    """{"found": judged pictures that are also trained on, "judged", "trained": pictures, "pairs": [[key, key], ...]}"""
     machine: Mapping[str, Any] = field(default_factory=dict)
     """{"kind", "device", "threads", "at_a_time", "versions", "commit", "started", "wall_seconds"}"""
 
@@ -118,7 +118,7 @@ def write(comparison: Comparison, folder: Path) -> None:
     """Writes `comparison.json`, the old one or the new one whatever happens."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{FILE}.partial"
-    partial.write_text(json.dumps(_plain(asdict(comparison)), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(plain(asdict(comparison)), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, folder / FILE)
 
 
@@ -146,10 +146,10 @@ def _made(kind: type[Any], told: Mapping[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NaN becomes null, as JSON has no NaN."""
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

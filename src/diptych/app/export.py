@@ -98,6 +98,8 @@ def _dual_encoder(method: Any, to: str) -> DualEncoder:
         raise ExportError(
             f"{type(method).__name__} is no dual encoder, an image and a text tower: only those can be exported."
         )
+    if method.config.pool != "tower":
+        raise ExportError(f"Neither format can say pool={method.config.pool!r}: only pool='tower' can be exported.")
     if _compares_tokens(method) and to != "transformers":
         raise ExportError(
             f"{method.card.title} compares tokens, while open_clip returns one vector a side, which "

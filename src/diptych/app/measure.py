@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diptych import results, training
 from diptych.app import sources, wording
 from diptych.evaluation import tasks as evaluation
+from diptych.evaluation.embed import CannotEvaluate
 from diptych.results import Row
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ class Asked:
 
 
 def judged(specs: Sequence[str], split: str) -> list[Judged]:
-    """Opens data sets one by one; a weight (`SPEC@2`) is for training and has no meaning here.
+    """Opens data sets one by one; `SPEC@SPLIT` names another split, a weight (`SPEC@2`) has no meaning here.
 
     Raises:
         ValueError: two have the same name, so that their figures could not be told apart.
     """
-    plain = [sources.weighted(spec)[0] for spec in specs]
-    sets = [Judged(sources.open_source(spec, split), _train_split(spec, split)) for spec in plain]
-    names = [one.data.name for one in sets]
+    plain = [sources.with_split(spec, split) for spec in specs]
+    sets = [Judged(sources.open_source(spec, of), _train_split(spec, of)) for spec, of in plain]
+    names = [f"{one.data.name}/{one.data.split}" for one in sets]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two of the data sets are called {twice!r}: give one another name in its dataset.json.")
@@ -61,7 +62,13 @@ def judged(specs: Sequence[str], split: str) -> list[Judged]:
 
 
 def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Sequence[Path | None] = ()) -> list[Row]:
-    """The figures on each data set; per-sample results and pictures go into the folders, one a set."""
+    """The figures on each data set; per-sample results and pictures go into the folders, one a set.
+
+    Of several sets each is judged by those of the tasks that it allows.
+
+    Raises:
+        CannotEvaluate: a task that was asked for can run on none of the sets.
+    """
     rows: list[Row] = []
     for one, folder in zip(sets, folders or [None] * len(sets), strict=True):
         rows += evaluation.evaluate(
@@ -72,22 +79,24 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
             seed=asked.seed,
             out=folder,
             train_data=one.train,
-            how=evaluation.How(limit=asked.limit, device=asked.device, batch=asked.batch),
+            how=evaluation.How(limit=asked.limit, device=asked.device, batch=asked.batch, strict=len(sets) == 1),
         )
+    lacking = [task for task in asked.tasks if task not in {row.task for row in rows}]
+    if lacking:
+        names = wording.joined([one.data.name for one in sets])
+        raise CannotEvaluate(f"task {lacking[0]} can run on none of {names}: name one alone to be told why.")
     return rows
 
 
 def judge(sets: Sequence[Judged], asked: Asked, limit: int) -> training.Judge:
     """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares."""
     each = max(1, limit // len(sets))
+    captioned = any({"image", "texts"} <= set(one.data.has) for one in sets)
+    tasks = asked.tasks or (("retrieval",) if captioned else ())
 
     def evaluate(model: nn.Module) -> list[Row]:
         device = str(next(model.parameters()).device)
-        rows: list[Row] = []
-        for one in sets:
-            quick = asked.tasks or (("retrieval",) if {"image", "texts"} <= set(one.data.has) else ())
-            rows += measure(model, [one], Asked(asked.run, asked.seed, quick, each, device=device))
-        return rows
+        return measure(model, sets, Asked(asked.run, asked.seed, tasks, each, device=device))
 
     return training.Judge(evaluate, best=mean_share)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STARTER, WORLD = "starter", "world"
 _WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?)$")
+_SPLIT = re.compile(r"^(?P<spec>.+)@(?P<split>[A-Za-z][\w-]*)$")
+_PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?:\.(?P<draw>\d+))?$")
 _SPLITS = ("train", "val", "test")
 
 
@@ -43,22 +45,46 @@ def weighted(spec: str) -> tuple[str, float]:
     return found["spec"], float(found["weight"])
 
 
+def with_split(spec: str, split: str) -> tuple[str, str]:
+    """`world@gallery` -> `("world", "gallery")`; the given split where the specification names none."""
+    found = _SPLIT.match(spec)
+    if found is None or "://" in spec or Path(spec).exists():
+        return weighted(spec)[0], split
+    return found["spec"], found["split"]
+
+
 def open_source(spec: str, split: str = "train") -> Dataset:
     """Opens one data set.
 
     Args:
         spec: `starter`, `world`, `world:objects=4,seed=1`, `world:sprites=starter` (its objects are the cut-outs of a
-            data set), a folder or a URL of shards.
+            data set), a folder or a URL of shards. `SPEC#1000` has a thousand samples of `train`, drawn by lot, and
+            `SPEC#1000.1`, `SPEC#1000.2` are other draws; a larger number of the same draw has the smaller one's too.
         split: `train`, `val` or `test`. A data set that was never split gives every tenth sample, chosen by the hash
             of its key, as `val`, and the others as `train`.
 
     Raises:
         UnknownSource: nothing goes by that name, or it has no such split.
     """
+    part = _PART.match(spec)
+    if part and not Path(spec).exists():
+        whole = open_source(part["spec"], split)
+        return _drawn(whole, int(part["count"]), int(part["draw"] or 0)) if split == "train" else whole
     name, _, options = spec.partition(":")
     if name == WORLD:
         return _world(options, split)
     return _shards(_place(spec), split)
+
+
+def _drawn(whole: Dataset, count: int, draw: int) -> Dataset:
+    """So many samples of a data set, drawn by lot."""
+    from diptych.data.dataset import Subset, permutation
+
+    if not 0 < count <= len(whole):
+        raise UnknownSource(
+            f"{whole.name} ({whole.split}) has {len(whole):,} samples, of which #{count} cannot be drawn."
+        )
+    return Subset(whole, sorted(permutation(len(whole), 0, draw, True)[:count]))
 
 
 def _place(spec: str) -> str:

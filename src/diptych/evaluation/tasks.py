@@ -96,6 +96,8 @@ class How:
     """samples embedded at a time"""
     workers: int = 0
     """processes that read"""
+    strict: bool = True
+    """a task that was asked for by name and cannot run is an error; else it is left out, and the log says why"""
 
 
 def evaluate(
@@ -131,12 +133,12 @@ def evaluate(
         ValueError: no such task; the message names the nearest.
     """
     _check_own_needs(method, data)
-    chosen = _chosen(method, data, tasks, train_data)
+    how = how or How()
+    chosen = _chosen(method, data, tasks, train_data, strict=how.strict)
     keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
     notes = [field for name in chosen for field in (*TASKS[name].needs, *TASKS[name].uses)]
-    how = how or How()
     bed = partial(Bench, method, device=how.device, batch=how.batch, workers=how.workers)
     bench = bed(limited(data, how.limit), notes, keep_tokens=keep_tokens)
     if train_data is not None and any(TASKS[name].trains for name in chosen):
@@ -144,7 +146,7 @@ def evaluate(
     rows: list[Row] = []
     with judging(method, how.device):
         for name in chosen:
-            result = _run(name, bench, asked=bool(tasks))
+            result = _run(name, bench, asked=bool(tasks) and how.strict)
             if result is None:
                 continue
             rows += _rows(method.card.id, run, data, name, seed, result)
@@ -171,18 +173,18 @@ def limited(data: Dataset, limit: int | None) -> Dataset:
     return Subset(data, indices[:limit])
 
 
-def _chosen(method: Any, data: Dataset, tasks: Sequence[str], train_data: Dataset | None) -> list[str]:
+def _chosen(method: Any, data: Dataset, tasks: Sequence[str], train_data: Dataset | None, *, strict: bool) -> list[str]:
     for name in tasks:
         if name not in TASKS:
             raise ValueError(nearest(name, TASKS, "evaluation task called"))
     found = obstacles(method, data, train_data)
-    for name in tasks:
-        if name in found:
+    asked = list(dict.fromkeys(tasks)) or list(TASKS)
+    for name in asked:
+        if name in found and tasks and strict:
             raise CannotEvaluate(found[name])
-    if not tasks:
-        for sentence in found.values():
-            log.info("left out: %s", sentence)
-    return list(dict.fromkeys(tasks)) or [name for name in TASKS if name not in found]
+        if name in found:
+            log.info("left out: %s", found[name])
+    return [name for name in asked if name not in found]
 
 
 def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from diptych.card import Card
+from diptych.card import Card, Claim
 from diptych.config import from_dict, nearest
 
 if TYPE_CHECKING:
@@ -90,9 +90,16 @@ def _read_card(name: str) -> Card:
     path = Path(__file__).parent.joinpath(*name.split(".")[2:]).with_suffix(".py")
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _targets(node) == ["CARD"]:
-            values = {word.arg: ast.literal_eval(word.value) for word in node.value.keywords if word.arg}
+            values = {word.arg: _literal(word.value) for word in node.value.keywords if word.arg}
             return Card(**values)
     raise ValueError(f"{path.name} has no CARD = Card(...) with literal values.")
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal, or of `Claim(...)` with literal arguments."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Claim":
+        return Claim(**{word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg})
+    return ast.literal_eval(node)
 
 
 def _targets(node: ast.Assign) -> list[str]:

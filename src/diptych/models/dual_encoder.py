@@ -54,6 +54,8 @@ class DualEncoderConfig:
     """attention heads of our own text transformer"""
     embed: int = 128
     """width of the joint space; 0 takes the towers' own, which must then be equal, without linear maps"""
+    pool: Literal["tower", "mean"] = "tower"
+    """the one vector of a picture or a text: the tower's own (class token, end token), or the mean of all tokens"""
     tau: float = 0.07
     """initial temperature, learned from there"""
     min_tau: float = 0.01
@@ -161,11 +163,11 @@ class DualEncoder(nn.Module, Pretrained):
 
     def embed_image(self, batch: Batch) -> Features:
         """(B, 3, H, W) -> normalised tokens (B, P, D) and pooled (B, D) in the joint space."""
-        return _project(self.image_memory(self.image, batch.image), self.image_head)
+        return _project(self.image_memory(self.image, batch.image), self.image_head, self.config.pool)
 
     def embed_text(self, batch: Batch) -> Features:
         """(B, T) -> normalised tokens (B, T, D) and pooled (B, D) in the joint space."""
-        return _project(self.text_memory(self.text, batch.text, batch.text_mask), self.text_head)
+        return _project(self.text_memory(self.text, batch.text, batch.text_mask), self.text_head, self.config.pool)
 
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
         """Cosine of the pooled vectors: the same (I, T) matrix for both directions."""
@@ -222,7 +224,11 @@ def _head(width: int, embed: int, projection: Tensor | None) -> nn.Module:
     return head
 
 
-def _project(features: Features, head: nn.Module) -> Features:
-    tokens = F.normalize(head(features.tokens).float(), dim=-1)  # (B, T, D)
-    pooled = F.normalize(head(features.pooled).float(), dim=-1)  # (B, D)
-    return Features(tokens, pooled, features.mask)
+def _project(features: Features, head: nn.Module, pool: str) -> Features:
+    tokens = head(features.tokens).float()  # (B, T, D)
+    if pool == "mean":
+        weights = features.mask.unsqueeze(-1) / features.mask.sum(-1).clamp(min=1)[:, None, None]  # (B, T, 1)
+        pooled = (tokens * weights).sum(1)
+    else:
+        pooled = head(features.pooled).float()
+    return Features(F.normalize(tokens, dim=-1), F.normalize(pooled, dim=-1), features.mask)  # pooled (B, D)

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -105,6 +105,7 @@ class Log:
         self._writers: list[Writer] = []
         self._bar: Progress | None = None
         self._spoken = time.perf_counter()
+        forget_peak(run.place.device)
         if run.place.main:
             _forget_after(self._path, run.step)
             self._writers = [open_writer(name, run.out, run.identity(), run.step) for name in dict.fromkeys(names)]
@@ -244,10 +245,21 @@ def padding(batch: Batch) -> float | None:
     return 1 - sum(int(mask.sum()) for mask in masks) / positions if positions else None
 
 
+def forget_peak(device: torch.device) -> None:
+    """Lets `memory_gb` count from now on, where the system can (CUDA, Linux): several runs may share a process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # not Linux, or not permitted
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def memory_gb(device: torch.device) -> float:
     """The largest memory so far: of the CUDA device, or of this process (not of its loader's workers)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
     if os.name == "nt":  # the resource module is for Unix
         return 0.0
     import resource

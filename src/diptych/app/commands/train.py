@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych import methods
 from diptych.app import options
-from diptych.config import nearest
+from diptych.app.contestants import preset_of
 from diptych.recipe import Preset, Recipe
 
 if TYPE_CHECKING:
@@ -62,20 +62,6 @@ def run(args: Sequence[str]) -> int:
     preset = preset_of(name, options.value_of("preset", args))
     chosen = options.parse(options_of(name, preset), args, f"train {name}", f"Train {card.title}: {card.idea}.")
     return _train(name, chosen)
-
-
-def preset_of(method: str, name: str | None) -> Preset:
-    """A named configuration of a method, or its defaults where no name is given.
-
-    Raises:
-        ValueError: the method has no preset of that name.
-    """
-    if not name:
-        return Preset(methods.config_class(method)())
-    presets = methods.presets(method)
-    if name not in presets:
-        raise ValueError(nearest(name, presets, f"preset of {method} called"))
-    return presets[name]
 
 
 def options_of(method: str, preset: Preset) -> type[Any]:

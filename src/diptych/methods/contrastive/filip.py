@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from diptych.batch import Batch, Features, Step, Terms
-from diptych.card import Card
+from diptych.card import Card, Claim
 from diptych.models.dual_encoder import DualEncoder, DualEncoderConfig
 from diptych.objectives.late_interaction import filip_loss, late_interaction
 from diptych.recipe import Preset, Recipe
@@ -28,6 +28,17 @@ CARD = Card(
     needs=("image", "texts"),
     baseline="clip",
     idea="each patch takes its best word, each word its best patch; the means are the similarities",
+    claim=Claim(
+        about="a phrase finds the place of its object, among five or six, more often than with CLIP",
+        metric="pointing/phrase",
+        also=("hard_gallery", "retrieval"),
+        data=("world",),
+        val=("world", "world@gallery"),
+        baseline="clip",
+        control="clip:pool=mean",  # trains every patch and every word too, but does not let them choose
+        budget="samples=24576",
+        settings=("image_width=96", "text_width=96", "embed=64", "batch=64", "lr=1e-3", "workers=1", "evaluations=3"),
+    ),
 )
 
 

@@ -1,0 +1,269 @@
+"""Head to head: methods on the same data with the same order, budget and judges, over several seeds.
+
+A comparison is a folder. `plan.json` says what is compared and how long each trains; every run lies below `runs/`,
+named by what decides it, so that the same command goes on and another one never mixes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych import __version__, methods, results
+from diptych.app import budgets, compare_page, jobs, judging, leaks, measure, runs, sources
+from diptych.app.comparison import Comparison, Contestant, Cost, write
+from diptych.app.contestants import Side, sides
+from diptych.batch import require
+from diptych.config import to_dict
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is compared, and by which rules."""
+
+    contestants: tuple[str, ...]
+    """method ids, each with options of its own: `filip:keep=0.5`; differences are to the first"""
+    data: tuple[str, ...]
+    """what all train on, as in `api.train`"""
+    val: tuple[str, ...] = ()
+    """what all are judged on; the val splits of `data` where none is given; `SPEC@SPLIT` names another split"""
+    tasks: tuple[str, ...] = ()
+    """evaluation tasks; all that method and data allow where none is given"""
+    settings: tuple[str, ...] = ()
+    """options for all that have them: `lr=5e-4`, `image_width=96`"""
+    budget: str = ""
+    """`samples=200k`, `flops=1e15` or `minutes=10` for each run; the recipe's length where none is given"""
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class How:
+    """How a comparison computes; none of it changes what is compared."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    at_a_time: int = 0
+    """trainings that run beside each other; 0: one a GPU, or one for every four cores"""
+    allow_leaks: bool = False
+    """go on where judged pictures are also among the trained ones"""
+    runs: Path | None = None
+    """where the runs lie; comparisons that share it share equal runs. Default: OUT/runs"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, ready to run: its options and how long it trains."""
+
+    side: Side
+    flops: float
+    """floating-point operations for a sample"""
+    expected: float | None
+    """samples a second on this device, measured on a few steps; None where nobody asked"""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of a run."""
+        return self.side.recipe.samples // self.side.recipe.batch
+
+
+def compare(contest: Contest, out: str | Path, how: How | None = None) -> Comparison:
+    """Trains every contestant with every seed, judges all alike, and writes what came of it into `out`.
+
+    The same call goes on where an interrupted one stopped. `out` gets comparison.json, results.json and .parquet (the
+    rows of all runs) and index.html.
+
+    Raises:
+        ValueError: a contestant, option or budget cannot be read, or fewer than two contestants.
+        MissingField: the data lack a field that one of the methods needs.
+        Leaking: judged pictures are also trained on, and nobody allowed it.
+        JobFailed, KeyboardInterrupt: everything done so far is kept.
+    """
+    out, how = Path(out), how or How()
+    start = time.perf_counter()
+    entries = plan(contest, out, how)
+    found = _leaks(contest, out)
+    if found["found"] and not how.allow_leaks:
+        raise leaks.Leaking(leaks.refusal(found))
+    at_a_time = how.at_a_time or jobs.parallel(how.device)
+    table = {
+        (entry.side.label, seed): _job(contest, entry, seed, out, how)
+        for seed in range(contest.seeds)
+        for entry in entries
+    }
+    finished = dict(zip(table, jobs.run_all(list(table.values()), at_a_time), strict=True))
+    by_label = {entry.side.label: [finished[entry.side.label, s] for s in range(contest.seeds)] for entry in entries}
+    judged = [one.data for one in measure.judged(contest.val or contest.data, "val")]
+    scores, differences = judging.judge(by_label, judged)
+    comparison = Comparison(
+        contestants=tuple(_contestant(entry, by_label[entry.side.label], out) for entry in entries),
+        seeds=tuple(range(contest.seeds)),
+        data=contest.data,
+        val=contest.val or contest.data,
+        budget=contest.budget or f"samples={entries[0].side.recipe.samples}",
+        scores=tuple(scores),
+        differences=tuple(differences),
+        costs=tuple(_cost(entry, by_label[entry.side.label]) for entry in entries),
+        leaks=found,
+        machine=_machine(finished, at_a_time, start),
+    )
+    write(comparison, out)
+    results.write([row for run in finished.values() for row in run.rows], out)
+    compare_page.write(comparison, out)
+    return comparison
+
+
+def plan(contest: Contest, out: Path, how: How, *, time_it: bool = False) -> list[Entry]:
+    """The contestants with their lengths, from `plan.json` where the same comparison was begun before.
+
+    Raises:
+        ValueError: see `compare`; also where `out` holds another comparison.
+    """
+    read = sides(contest.contestants, contest.settings)
+    if len(read) < 2:
+        raise ValueError("a comparison takes at least two contestants: diptych compare clip filip --data SRC --out OUT")
+    if contest.seeds < 1:
+        raise ValueError(f"seeds is {contest.seeds}: at least one is needed, three make an interval worth having.")
+    learn = sources.open_sources(contest.data, "train")
+    for side in read:
+        require(learn.has, methods.card(side.method).needs, who=side.label, source=f"{learn.name} ({learn.split})")
+    known = _known(out / PLAN, contest)
+    entries = []
+    for side in read:
+        told = known.get(side.label) or budgets.measured(side, learn, contest.budget, how.device, time_it=time_it)
+        entries.append(
+            Entry(replace(side, recipe=replace(side.recipe, samples=told["samples"])), told["flops"], told["expected"])
+        )
+    if not time_it:
+        lengths = {
+            e.side.label: {"samples": e.side.recipe.samples, "flops": e.flops, "expected": e.expected} for e in entries
+        }
+        _write_plan(out / PLAN, contest, lengths)
+    return entries
+
+
+def _known(path: Path, contest: Contest) -> dict[str, dict[str, Any]]:
+    """The lengths that were settled when the comparison was begun."""
+    if not path.is_file():
+        return {}
+    told = json.loads(path.read_text(encoding="utf-8"))
+    here = json.loads(json.dumps(asdict(contest)))
+    differing = [name for name, value in here.items() if told["contest"].get(name) != value and name != "seeds"]
+    same_rules = not set(differing) - {"contestants"}
+    if not same_rules:
+        name = next(name for name in differing if name != "contestants")
+        raise ValueError(
+            f"{path.parent} holds another comparison ({name} was {told['contest'].get(name)!r}): choose another --out."
+        )
+    return dict(told["lengths"])
+
+
+def _write_plan(path: Path, contest: Contest, lengths: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"contest": asdict(contest), "lengths": lengths}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _leaks(contest: Contest, out: Path) -> dict[str, Any]:
+    """What `leaks.search` found, which is done once a comparison."""
+    path = out / "leaks.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    found = leaks.search(contest.data, contest.val)
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _job(contest: Contest, entry: Entry, seed: int, out: Path, how: How) -> jobs.Job:
+    side = entry.side
+    recipe = replace(side.recipe, seed=seed)
+    identity = [side.method, to_dict(side.config), to_dict(recipe), contest.data, contest.val, contest.tasks]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    folder = (how.runs or out / "runs") / f"{slug(side.label)}-{digest}-seed{seed}"
+    return jobs.Job(
+        side.method, contest.data, contest.val, contest.tasks, side.config, recipe, folder, device=how.device
+    )
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^\w.=-]+", "_", label).strip("_.")[:60]
+
+
+def _contestant(entry: Entry, done: Sequence[runs.Run], out: Path) -> Contestant:
+    side = entry.side
+    folders = tuple(os.path.relpath(run.folder, out.resolve()) for run in done)
+    title = methods.card(side.method).title
+    _, colon, own = side.label.partition(":")
+    return Contestant(
+        side.label,
+        side.method,
+        f"{title} ({own})" if colon else title,
+        to_dict(side.config),
+        to_dict(side.recipe),
+        folders,
+    )
+
+
+def _cost(entry: Entry, done: Sequence[runs.Run]) -> Cost:
+    """The means over the seeds, from the logs of the runs."""
+
+    def mean(values: Sequence[float | None]) -> float:
+        there = [value for value in values if value is not None]
+        return sum(there) / len(there) if there else float("nan")
+
+    lines = [line for run in done for line in run.log if "loss" in line]
+    finished = [run.finished for run in done]
+    samples = entry.side.recipe.samples
+    return Cost(
+        label=entry.side.label,
+        samples=samples,
+        seconds=mean([one["seconds"] for one in finished]),
+        samples_per_second=mean([one["samples_per_second"] for one in finished]),
+        memory_gb=mean([max((line["memory_gb"] for line in run.log if "loss" in line), default=None) for run in done]),
+        parameters=finished[0]["parameters"],
+        trained_parameters=finished[0]["trained_parameters"],
+        flops=entry.flops * samples,
+        padding=mean([line["padding"] for line in lines]),
+        wait=mean([line["wait"] for line in lines]),
+    )
+
+
+def _machine(finished: dict[Any, runs.Run], at_a_time: int, start: float) -> dict[str, Any]:
+    first = next(iter(finished.values()))
+    return {
+        "kind": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": first.finished["device"],
+        "threads": torch.get_num_threads(),
+        "at_a_time": at_a_time,
+        "versions": first.info.get("versions", {}),
+        "commit": commit(),
+        "started": min(str(run.info["started"]) for run in finished.values()),
+        "wall_seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def commit() -> str:
+    """The commit of the checkout that this library runs from (a trailing +: files had changed), or its version."""
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except OSError:  # no git
+        return f"diptych {__version__}"
+    return run.stdout.strip() or f"diptych {__version__}"
