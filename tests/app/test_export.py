@@ -164,12 +164,14 @@ OPEN_CLIP_ONLY = [
 ]
 
 
+@pytest.mark.shows("P", "clip")
 @pytest.mark.parametrize(("image", "text"), CLIP_FORMS)
 def test_transformers(image: str, text: str, names: dict[str, str], tmp_path: Path) -> None:
     method = make(image=names.get(image, image), text=names.get(text, text))
     check_transformers(method, export(method, "transformers", tmp_path / "out"))
 
 
+@pytest.mark.shows("P", "clip")
 @pytest.mark.parametrize(("image", "text"), CLIP_FORMS + OPEN_CLIP_ONLY)
 def test_open_clip(image: str, text: str, names: dict[str, str], tmp_path: Path) -> None:
     method = make(image=names.get(image, image), text=names.get(text, text))
@@ -184,6 +186,7 @@ def test_what_transformers_cannot_hold_is_said(image: str, text: str, names: dic
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.shows("P", "siglip")
 def test_the_bias_of_siglip(tmp_path: Path) -> None:
     method = make(SigLIP, SiglipConfig)
     bias = float(method.bias.detach())

@@ -24,6 +24,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.shows("L", "clip")
 def test_clip(hf_folders: dict[str, str]) -> None:
     """With the projections that came along, pooled vectors are CLIPModel's embeddings; so are padded texts'."""
     whole = transformers.CLIPModel.from_pretrained(hf_folders["clip"]).eval()
@@ -42,6 +43,7 @@ def test_clip(hf_folders: dict[str, str]) -> None:
     close(features.tokens, whole.vision_model.post_layernorm(patches))
 
 
+@pytest.mark.shows("L", "siglip")
 def test_siglip(hf_folders: dict[str, str]) -> None:
     """Its pooled vectors are its embeddings: the projections are the identity. Padding is attended, as in training."""
     whole = transformers.SiglipModel.from_pretrained(hf_folders["siglip"]).eval()

@@ -4,31 +4,21 @@ A method that is new in `methods.IDS` is tested here from then on, on a small co
 """
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from method_helpers import batch_of, learn, small
 
 from diptych import methods
 from diptych.batch import Batch, Step
 from diptych.card import EmbedsImages, EmbedsTexts, Method, ScoresPairs
 from diptych.data.dataset import Subset
-from diptych.data.loader import Loader, collate
+from diptych.data.loader import Loader
 from diptych.recipe import Recipe
 from diptych.training import train
 from diptych.world.data import World
-
-SMALL = {
-    "image_size": 32,
-    "image_width": 32,
-    "image_layers": 1,
-    "image_heads": 2,
-    "text_width": 32,
-    "text_layers": 1,
-    "text_heads": 2,
-    "embed": 16,
-}
 
 
 @pytest.fixture(params=methods.IDS)
@@ -36,21 +26,8 @@ def id(request) -> str:
     return request.param
 
 
-def small(id: str, **options):
-    config_class = methods.config_class(id)
-    names = {field.name for field in fields(config_class)}
-    torch.manual_seed(0)
-    return methods.build(id, config_class(**{k: v for k, v in {**SMALL, **options}.items() if k in names}))
-
-
 def world(size: int = 64) -> World:
     return World(split="train", size=size)
-
-
-def batch_of(method, size: int = 8) -> Batch:
-    data = world(size)
-    samples = [data.read(index, method.card.needs) for index in range(size)]
-    return collate([method.views(sample, None) for sample in samples])
 
 
 def outputs(method, batch: Batch) -> list[torch.Tensor]:
@@ -83,18 +60,16 @@ def test_views_repeat_with_their_seed(id: str) -> None:
     assert all(torch.equal(still[name], again[name]) for name in still)
 
 
+@pytest.mark.shows("T")
 def test_overfits_eight_samples(id: str) -> None:
     method = small(id)
-    batch = batch_of(method)
-    optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    batch = batch_of(method, world(8))
     first = method.loss(batch, Step()).total.item()
-    for _ in range(150):
-        optimiser.zero_grad()
-        method.loss(batch, Step()).total.backward()
-        optimiser.step()
+    learn(method, batch)
     assert method.loss(batch, Step()).total.item() < 0.1 * first
 
 
+@pytest.mark.shows("T")
 def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
     method = small(id, freeze=(r"^image\.", r"^text_head"))
     stage = method.stages(Recipe())[0]
@@ -106,7 +81,7 @@ def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
     assert not all(trains.values())
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(trains[name])
-    method.loss(batch_of(method), Step()).total.backward()
+    method.loss(batch_of(method, world(8)), Step()).total.backward()
     for name, parameter in method.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
         assert reached == trains[name], name
@@ -114,7 +89,7 @@ def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
 
 def test_save_and_load_give_the_same_outputs(id: str, tmp_path) -> None:
     method = small(id)
-    batch = batch_of(method)
+    batch = batch_of(method, world(8))
     method.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
     loaded = methods.method_class(id).from_pretrained(tmp_path)
@@ -123,6 +98,7 @@ def test_save_and_load_give_the_same_outputs(id: str, tmp_path) -> None:
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.shows("T")
 def test_stop_and_resume_give_the_same_losses(id: str, tmp_path) -> None:
     recipe = Recipe(samples=96, batch=16, lr=1e-3, workers=0, evaluations=0, checkpoints=3, ema=0.9, precision="fp32")
     data = Subset(world(40), range(40))
@@ -166,6 +142,7 @@ PAPER_PARAMETERS = {
 }
 
 
+@pytest.mark.shows("R")
 def test_paper_preset_builds_on_the_meta_device(id: str) -> None:
     preset = methods.presets(id)["paper"]
     with torch.device("meta"):

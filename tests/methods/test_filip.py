@@ -3,7 +3,9 @@
 import math
 
 import numpy as np
+import pytest
 import torch
+from method_helpers import figures
 
 from diptych import methods
 from diptych.batch import Batch, Features, Step
@@ -37,6 +39,7 @@ def batch(method, texts: list[str]) -> Batch:
 TEXTS = ["a red star", "two blue rings on a striped ground", "moon", "a green cross, a heart"]
 
 
+@pytest.mark.shows("F", "filip")
 def test_tokens_are_every_patch_and_every_word_without_the_class_token() -> None:
     _, filip = pair()
     some = batch(filip, TEXTS)
@@ -49,6 +52,7 @@ def test_tokens_are_every_patch_and_every_word_without_the_class_token() -> None
         torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
+@pytest.mark.shows("F", "filip")
 def test_with_one_token_a_side_it_is_clip() -> None:
     clip, filip = pair()
     some = batch(clip, TEXTS)
@@ -65,6 +69,7 @@ def test_with_one_token_a_side_it_is_clip() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.shows("F", "filip")
 def test_loss_is_the_cross_entropy_of_the_two_similarities() -> None:
     _, filip = pair()
     some = batch(filip, TEXTS)
@@ -75,6 +80,7 @@ def test_loss_is_the_cross_entropy_of_the_two_similarities() -> None:
     torch.testing.assert_close(filip.loss(some, Step()).total, -(rows + columns) / 2)
 
 
+@pytest.mark.shows("F", "filip")
 def test_longer_padding_changes_nothing() -> None:
     _, filip = pair()
     some = batch(filip, TEXTS)
@@ -83,6 +89,7 @@ def test_longer_padding_changes_nothing() -> None:
     torch.testing.assert_close(filip.loss(padded, Step()).total, filip.loss(some, Step()).total)
 
 
+@pytest.mark.shows("F", "filip")
 def test_tiled_loss_and_gradients_equal_the_plain_ones() -> None:
     _, plain = pair()
     tiled = methods.build("filip", {**SIZES, "embed": 16, "tile": 2})
@@ -103,6 +110,7 @@ def test_selection_only_lowers_what_the_gathered_side_can_reach() -> None:
     assert fewer.loss(some, Step()).total.item() != filip.loss(some, Step()).total.item()
 
 
+@pytest.mark.shows("F", "filip")
 def test_prompts_are_averaged_as_similarities() -> None:
     prompts = methods.method_class("filip").prompts
     assert "a photo of a {}. I like it." in prompts
@@ -112,12 +120,14 @@ def test_prompts_are_averaged_as_similarities() -> None:
     assert CARD.baseline == "clip"
 
 
+@pytest.mark.shows("R", "filip")
 def test_paper_preset_is_the_papers() -> None:
     paper = PRESETS["paper"].config
     assert (paper.embed, paper.keep, paper.image_size, paper.context, paper.tau) == (256, 0.25, 224, 77, 0.07)
     assert paper.augment == "auto"
 
 
+@pytest.mark.shows("F", "filip")
 def test_heat_is_the_cosine_of_patch_and_word() -> None:
     _, filip = pair()
     some = batch(filip, TEXTS)
@@ -126,3 +136,10 @@ def test_heat_is_the_cosine_of_patch_and_word() -> None:
     assert heat.shape == (4, text.tokens.shape[1], 4, 4)
     by_hand = float(np.dot(image.tokens[1, 6].detach().numpy(), text.tokens[1, 2].detach().numpy()))
     assert abs(heat[1, 2, 1, 2].item() - by_hand) < 1e-6
+
+
+@pytest.mark.shows("E", "filip")
+def test_the_tasks_of_its_paper_find_what_it_has_learned() -> None:
+    found = figures("filip", ["retrieval", "zero_shot", "pointing"])  # pointing: its word-patch alignment
+    for figure in ("retrieval image_to_text_r1", "retrieval text_to_image_r1", "zero_shot top1", "pointing word"):
+        assert found[figure].value > 2 * found[figure].chance

@@ -54,6 +54,7 @@ def test_a_full_crop_takes_the_picture_as_it_is() -> None:
     assert torch.equal(method.views(sample(), np.random.default_rng(3))["image"], still)
 
 
+@pytest.mark.shows("F", "clip")
 def test_temperature_starts_at_tau_and_stays_above_its_floor() -> None:
     method = clip(tau=0.2, min_tau=0.05)
     assert 1 / method.scale.item() == pytest.approx(0.2)

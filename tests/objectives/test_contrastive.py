@@ -26,12 +26,14 @@ def soft(rows: int, columns: int, seed: int = 5) -> Tensor:
 # ---- values by hand
 
 
+@pytest.mark.shows("F", "clip")
 def test_info_nce_of_two_pairs_by_hand() -> None:
     eye = torch.eye(2)
     assert_close(info_nce(eye, eye, torch.tensor(1.0)), torch.tensor(math.log(1 + math.exp(-1))))
     assert_close(info_nce(eye, eye, torch.tensor(3.0)), torch.tensor(math.log(1 + math.exp(-3))))
 
 
+@pytest.mark.shows("F", "clip")
 def test_info_nce_of_equal_features_is_log_of_the_batch() -> None:
     x = torch.ones(6, 1)
     assert_close(info_nce(x, x, SCALE), torch.tensor(math.log(6)))
@@ -54,6 +56,7 @@ def test_several_positives_average_the_logarithms_of_their_probabilities() -> No
     )
 
 
+@pytest.mark.shows("F", "siglip")
 def test_sigmoid_loss_of_two_pairs_by_hand() -> None:
     eye = torch.eye(2)
     loss = sigmoid_loss(eye, eye, torch.tensor(2.0), torch.tensor(-1.0))
@@ -64,6 +67,7 @@ def test_sigmoid_loss_of_two_pairs_by_hand() -> None:
 # ---- open_clip's losses
 
 
+@pytest.mark.shows("P", "clip")
 def test_info_nce_equals_open_clip_in_value_and_gradient() -> None:
     pytest.importorskip("open_clip")
     from open_clip.loss import ClipLoss
@@ -73,6 +77,7 @@ def test_info_nce_equals_open_clip_in_value_and_gradient() -> None:
         assert_close(mine, theirs)
 
 
+@pytest.mark.shows("P", "siglip")
 def test_sigmoid_loss_equals_open_clip_in_value_and_gradient() -> None:
     pytest.importorskip("open_clip")
     from open_clip.loss import SigLipLoss

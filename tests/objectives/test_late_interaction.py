@@ -49,6 +49,7 @@ def full(x: Tensor) -> Tensor:
 # ---- the sheet's faithfulness checks
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_1_with_one_token_a_side_it_is_clip(tile: int) -> None:
     image, text = unit(6, 1, D, seed=1), unit(6, 1, D, seed=2)
@@ -59,6 +60,7 @@ def test_check_1_with_one_token_a_side_it_is_clip(tile: int) -> None:
     assert_close(loss, info_nce(image[:, 0], text[:, 0], SCALE))
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_2_hand_example(tile: int) -> None:
     image = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -70,6 +72,7 @@ def test_check_2_hand_example(tile: int) -> None:
     assert_close(s_text, torch.tensor([[1.0, 0.9]]))
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_3_padding_of_any_content_changes_nothing(tile: int) -> None:
     (image, image_mask), (text, text_mask) = images(), texts()
@@ -81,6 +84,7 @@ def test_check_3_padding_of_any_content_changes_nothing(tile: int) -> None:
         assert_close(mine, expected)
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_3_padding_is_minus_infinity_and_not_zero(tile: int) -> None:
     image, text = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])
@@ -89,6 +93,7 @@ def test_check_3_padding_is_minus_infinity_and_not_zero(tile: int) -> None:
     assert_close(s_text, torch.tensor([[-1.0]]))
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_4_duplicates_and_order_of_text_tokens(tile: int) -> None:
     image, text = unit(IMAGES, N1, D, seed=1), unit(TEXTS, N2, D, seed=2)
@@ -104,6 +109,7 @@ def test_check_4_duplicates_and_order_of_text_tokens(tile: int) -> None:
         assert_close(mine, expected)
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_5_bounds(tile: int) -> None:
     (image, image_mask), (text, text_mask) = images(), texts()
@@ -116,6 +122,7 @@ def test_check_5_bounds(tile: int) -> None:
         assert_close(down, -torch.ones(1, 1))
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_6_keeping_all_tokens_is_no_selection_and_fewer_only_lower(tile: int) -> None:
     (image, image_mask), (text, text_mask) = images(), texts()
@@ -132,6 +139,7 @@ def test_check_6_keeping_all_tokens_is_no_selection_and_fewer_only_lower(tile: i
         before = reduced
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_6_loss_without_selection(tile: int) -> None:
     image, text = features(*images(6)), features(*texts(6))
@@ -140,6 +148,7 @@ def test_check_6_loss_without_selection(tile: int) -> None:
     assert_close(filip_loss(image, text, SCALE, keep=1, tile=tile), expected)
 
 
+@pytest.mark.shows("P", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_check_7_parity_with_x_clip(tile: int) -> None:
     with np.load(REFERENCE) as file:
@@ -157,6 +166,7 @@ def test_check_7_parity_with_x_clip(tile: int) -> None:
     assert_close(loss, (image_loss + given["text_loss"]) / 2)
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", [1, 3, 4, 64])
 def test_check_8_tiled_equals_the_full_tensor_in_value_and_gradient(tile: int) -> None:
     (image, image_mask), (text, text_mask) = images(), texts()
@@ -187,6 +197,7 @@ def test_tiled_form_passes_gradcheck_in_float64() -> None:
     assert torch.autograd.gradcheck(lambda x, y: max_mean(x, weights[0], y, None, 2)[0], (image, text))
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", [0, 4])
 def test_gradient_reaches_the_winning_tokens_only(tile: int) -> None:
     image = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
@@ -204,6 +215,7 @@ def test_tiled_form_without_gradient_equals_the_one_with() -> None:
             assert_close(mine, other)
 
 
+@pytest.mark.shows("F", "filip")
 def test_token_scores_are_the_best_match_anywhere_in_the_local_batch() -> None:
     (image, image_mask), (text, text_mask) = images(), texts()
     real = image_mask[:, None, :, None] & text_mask[None, :, None, :]
@@ -215,6 +227,7 @@ def test_token_scores_are_the_best_match_anywhere_in_the_local_batch() -> None:
         assert not image_scores.requires_grad
 
 
+@pytest.mark.shows("F", "filip")
 def test_selection_takes_the_best_tokens_in_order_and_no_padding() -> None:
     tokens = torch.arange(12.0).view(1, 12, 1).repeat(2, 1, 1).requires_grad_()
     scores = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0, 0, 0, 0, 0, 0], [0.5] + [-torch.inf] * 11])
@@ -238,6 +251,7 @@ def test_an_impossible_share_is_refused(keep: float) -> None:
         select_tokens(tokens, lengths, torch.zeros(TEXTS, N2), keep)
 
 
+@pytest.mark.shows("F", "filip")
 @pytest.mark.parametrize("tile", TILES)
 def test_loss_keeps_the_local_side_whole_and_reduces_the_gathered_side(tile: int) -> None:
     image, text = features(*images(6)), features(*texts(6))

@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a trained run on a data set",
     "report": "write one page about one or several runs",
     "export": "write a run as a transformers or open_clip model",
+    "status": "which of the published systems has what, and what shows it",
     "demo": "train CLIP and FILIP on real pictures and show what they learned",
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

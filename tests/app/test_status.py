@@ -1,0 +1,218 @@
+"""The matrix of systems and columns: from what was recorded to the pages that show it."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from diptych import methods
+from diptych.app import status, status_page
+from diptych.app.main import main
+from diptych.app.status import COLUMNS, State
+
+ROOT = Path(__file__).resolve().parents[2]
+SHEETS = ROOT.parent / "shared" / "systems"
+
+RECORDED = {
+    "tests/a.py::test_by_hand[1]": {"shows": {"F": ["uniter"]}, "outcome": "passed"},
+    "tests/a.py::test_by_hand[2]": {"shows": {"F": ["uniter"]}, "outcome": "passed"},
+    "tests/a.py::test_limit": {"shows": {"F": ["uniter", "clip"], "R": ["uniter"]}, "outcome": "passed"},
+    "tests/b.py::test_reference": {"shows": {"P": ["uniter"], "F": ["clip"]}, "outcome": "failed"},
+    "tests/b.py::test_towers[a]": {"shows": {"L": ["uniter"]}, "outcome": "skipped"},
+    "tests/b.py::test_towers[b]": {"shows": {"L": ["uniter"]}, "outcome": "passed"},
+    "tests/b.py::test_on_a_gpu": {"shows": {"T": ["uniter"]}, "outcome": "skipped"},
+}
+CLAIMS = {
+    "uniter": {"verdict": "not confirmed", "summary": "not confirmed: 0.1 points, from -0.3 to 0.5."},
+    "mir": {"verdict": "confirmed", "summary": "confirmed: 2 points, from 1 to 3."},
+}
+
+
+@pytest.fixture(scope="module")
+def matrix() -> status.Matrix:
+    return status.matrix(RECORDED, CLAIMS)
+
+
+def line(matrix: status.Matrix, id: str) -> status.Line:
+    return next(line for line in matrix.lines if line.system.id == id)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with what was recorded and a README."""
+    (tmp_path / "results" / "claims").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results" / "tests.json").write_text(json.dumps(RECORDED))
+    for id, claim in CLAIMS.items():
+        (tmp_path / "results" / "claims" / f"{id}.json").write_text(json.dumps(claim))
+    (tmp_path / "README.md").write_text("# Here\n\n<!-- status -->\nold\n<!-- /status -->\n\nend\n")
+    return tmp_path
+
+
+def test_a_cell_is_what_its_tests_came_to(matrix):
+    states = {column: cell.state for column, cell in line(matrix, "uniter").cells.items()}
+    assert states == {
+        "R": State.SHOWN,
+        "F": State.SHOWN,
+        "P": State.FAILED,
+        "T": State.EMPTY,  # nothing ran
+        "E": State.EMPTY,
+        "C": State.FAILED,
+        "L": State.PARTLY,
+    }
+    assert line(matrix, "clip").cells["F"].state is State.FAILED  # one test of two failed
+    assert line(matrix, "mir").cells["C"].state is State.SHOWN
+
+
+def test_a_claim_counts_while_the_card_says_what_was_measured():
+    id = next(iter(methods.IDS))
+    card = methods.card(id)
+    now = json.loads(json.dumps(card.claim and dataclasses.asdict(card.claim)))
+    measured = {"verdict": "confirmed", "summary": "so it is"}
+    for claim, state in ((now, State.SHOWN), ({"metric": "another"}, State.PARTLY)):
+        cell = line(status.matrix({}, {id: {**measured, "claim": claim}}), id).cells["C"]
+        assert cell.state is state
+        assert ("changed since" in status_page.shown_by(cell)[0]) == (state is State.PARTLY)
+
+
+def test_cases_of_a_test_are_counted_together(matrix):
+    assert line(matrix, "uniter").cells["F"].tests == (
+        status.Shown("tests/a.py", "test_by_hand", passed=2),
+        status.Shown("tests/a.py", "test_limit", passed=1),
+    )
+
+
+def test_every_system_has_a_row_and_those_without_code_are_empty(matrix):
+    assert len(matrix.systems) == 52
+    assert {line.system.id for line in matrix.peers} == set(methods.IDS) - {line.system.id for line in matrix.systems}
+    assert {line.system.id for line in matrix.with_code} == {"uniter", "mir"} | (
+        set(methods.IDS) - {line.system.id for line in matrix.peers}
+    )
+    assert all(cell.state is State.EMPTY for cell in line(matrix, "povid").cells.values())
+    assert all(tuple(line.cells) == tuple(COLUMNS) for line in matrix.lines)
+
+
+def test_the_page_has_every_system_once_and_says_what_shows_a_cell(matrix):
+    page = status_page.page(matrix)
+    rows = re.findall(r"^\| \[?([^|\]]+?)(?:\]\(#.*\))? \| \[\d{4}\]", page, re.M)
+    assert sorted(rows) == sorted(line.system.name for line in matrix.lines)
+    assert "| [UNITER](#uniter) | [2019](https://arxiv.org/abs/1909.11740) | ● | ● | ✗ |  |  | ✗ | ◐ |" in page
+    assert "\n| POVID | [2024](https://arxiv.org/abs/2402.11411) |  |  |  |  |  |  |  |\n" in page
+    assert "- `tests/a.py`: by hand (2 cases); limit\n" in page
+    assert "- `tests/b.py`: reference (1 failed)\n" in page
+    assert "- `tests/b.py`: towers (2 cases, 1 skipped)\n" in page
+    assert "- Not confirmed: 0.1 points, from -0.3 to 0.5.\n" in page
+    assert "Nothing yet: trains, evaluated.\n\n### MIR" in page
+    assert f"Full cells: 3 of {52 * 7}." in page
+
+
+def test_readmes_block_has_what_has_code_and_counts_the_rest(matrix):
+    block = status_page.block(matrix)
+    names = re.findall(r"^\| \[(.+?)\]", block, re.M)
+    assert names == [line.system.name for line in (*matrix.with_code, *matrix.peers)]
+    assert f"With code so far: {len(matrix.with_code)} of 52" in " ".join(block.split())
+    assert max(len(line) for line in block.splitlines() if not line.startswith("|")) <= 120
+
+
+def test_the_block_goes_between_its_marks_again_and_again():
+    readme = "a\n<!-- status -->\nold\n<!-- /status -->\nb\n"
+    once = status_page.with_block(readme, "\nnew\n\n")
+    assert once == "a\n<!-- status -->\n\nnew\n\n<!-- /status -->\nb\n"
+    assert status_page.with_block(once, "\nnew\n\n") == once
+    for broken in ("a", "<!-- status -->", "<!-- /status --><!-- status -->", readme + readme):
+        with pytest.raises(ValueError, match="once each"):
+            status_page.with_block(broken, "new")
+
+
+def test_the_command_writes_what_the_pages_must_hold(checkout, matrix, capsys):
+    assert main(["status", "--root", str(checkout), "--write"]) == 0
+    assert (checkout / "docs" / "status.md").read_text(encoding="utf-8") == status_page.page(matrix)
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    assert readme == f"# Here\n\n<!-- status -->\n{status_page.block(matrix)}<!-- /status -->\n\nend\n"
+
+
+def test_the_command_prints_all_or_one(checkout, capsys):
+    assert main(["status", "--root", str(checkout)]) == 0
+    assert all(system.id in capsys.readouterr().out for system in status.systems()[:1])
+    assert main(["status", "uniter", "--root", str(checkout)]) == 0
+    shown = capsys.readouterr().out
+    assert "by hand (2 cases)" in shown
+    assert "0.1 points" in shown
+    assert main(["status", "uniter", "--root", str(checkout), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["cells"]["L"]["state"] == "partly"
+    assert told["cells"]["C"]["claim"]["verdict"] == "not confirmed"
+    assert main(["status", "--root", str(checkout), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 52 + len(status.peers())
+
+
+def test_what_cannot_be_read_is_said_in_one_sentence(checkout, tmp_path, capsys):
+    assert main(["status", "untier", "--root", str(checkout)]) == 1
+    assert "'uniter'" in capsys.readouterr().err
+    (checkout / "results" / "claims" / "mir.json").write_text('{"verdict": "yes", "summary": "so"}')
+    assert main(["status", "--root", str(checkout)]) == 1
+    assert "'confirmed' or 'not confirmed'" in capsys.readouterr().err
+    assert main(["status", "--root", str(tmp_path / "nowhere")]) == 1
+    assert "--record" in capsys.readouterr().err
+
+
+def test_the_pages_are_up_to_date():
+    """After new results or a new method: `diptych status --write`."""
+    for path, text in status_page.texts(status.read(ROOT), ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is stale: run `diptych status --write`"
+
+
+def test_what_was_recorded_is_still_there():
+    """After a test was renamed or removed: `pytest FILE --record`, then `diptych status --write`."""
+    recorded = json.loads((ROOT / status.TESTS).read_text(encoding="utf-8"))
+    named = {name.partition("[")[0] for name in recorded}
+    for file in {name.partition("::")[0] for name in named}:
+        nodes = ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        there = {f"{file}::{node.name}" for node in nodes if isinstance(node, ast.FunctionDef)}
+        assert {name for name in named if name.startswith(f"{file}::")} <= there
+
+
+# ---- the list of systems
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("build_systems", ROOT / "tools" / "build_systems.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not SHEETS.is_dir(), reason="the sheets do not lie beside this checkout")
+def test_the_list_is_that_of_the_sheets():
+    assert [status.System(**system) for system in tool().systems(SHEETS)] == list(status.systems())
+
+
+def test_the_list_is_made_from_headings_and_families(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "# All\n\n| family | systems |\n|---|---|\n| one kind (of two) | b (on x, y), a |\n| other | c |\n\n| x | y |\n"
+    )
+    (tmp_path / "a.md").write_text("# A: All (or none) of it (2021, ICLR 2022), with B\nimages; arXiv 2101.00001;\n")
+    (tmp_path / "b.md").write_text("# B (2019)\narXiv 1901.00002 (unsure), arXiv 1901.00003\n")
+    (tmp_path / "c.md").write_text("# C: D (2020)\nno number\n")
+    with pytest.raises(ValueError, match=r"c\.md must begin"):
+        tool().systems(tmp_path)
+    (tmp_path / "c.md").write_text("# C: D (2020)\narXiv 2001.00004\n")
+    assert tool().systems(tmp_path) == [
+        {"id": "b", "title": "B", "year": 2019, "arxiv": "1901.00002", "family": "one kind"},
+        {"id": "a", "title": "A: All (or none) of it", "year": 2021, "arxiv": "2101.00001", "family": "one kind"},
+        {"id": "c", "title": "C: D", "year": 2020, "arxiv": "2001.00004", "family": "other"},
+    ]
+    (tmp_path / "d.md").write_text("# D (2020)\narXiv 2001.00005\n")
+    with pytest.raises(ValueError, match="differ in d"):
+        tool().systems(tmp_path)
+
+
+def test_ids_are_told_apart():
+    ids = status.known()
+    assert len(ids) == len(set(ids))
+    assert set(methods.IDS) <= set(ids)
+    assert {field.name for field in dataclasses.fields(status.System)} == {"id", "title", "year", "family", "arxiv"}
