@@ -5,18 +5,15 @@ The page loads nothing from anywhere and runs no script; everything that comes f
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from diptych import __version__, results
-from diptych.app import curves, wording
+from diptych.app import curves, pages, wording
 from diptych.app.runs import Run
 from diptych.results import Row
 
@@ -53,21 +50,15 @@ def write(shown: Sequence[Run], path: Path, *, title: str = "") -> None:
 
 def page(shown: Sequence[Run], *, title: str = "") -> str:
     """The page as text."""
-    from jinja2 import Environment
-
-    assets = resources.files("diptych.app") / "assets"
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (assets / "report.html.j2").read_text(encoding="utf-8")
-    )
     labels = _labels(shown)
-    return template.render(
+    return pages.render(
+        "report.html.j2",
         title=title or f"{wording.joined(labels)} on {wording.joined(_data_names(shown))}",
-        style=_safe((assets / "report.css").read_text(encoding="utf-8")),
         lede=_lede(shown),
         runs=[_run(run, label, index) for index, (run, label) in enumerate(zip(shown, labels, strict=True))],
         headline=_headline(shown, labels),
         tables=list(_tables(shown)),
-        legend=_safe(curves.legend(labels, dashed="chance")),
+        legend=pages.safe(curves.legend(labels, dashed="chance")),
         charts=list(_charts(shown, labels)),
         pictures=list(_picture_parts(shown, labels)),
         train=command_for_own_pictures(shown[-1]),
@@ -96,7 +87,7 @@ def _run(run: Run, label: str, colour: int) -> dict[str, Any]:
     return {
         "label": label,
         "method": run.method,
-        "folder": _relative(run.folder),
+        "folder": pages.relative(run.folder),
         "colour": colour,
         "parameters": wording.count(done.get("parameters", math.nan)),
         "trained": wording.count(done.get("trained_parameters", math.nan)),
@@ -118,7 +109,7 @@ def command(run: Run) -> str:
     parts = [f"--data {shlex.quote(spec)}" for spec in run.info["data"]["data"]]
     parts += [f"--val {shlex.quote(spec)}" for spec in run.info["data"]["val"]]
     parts += _options(run)
-    return " ".join([f"diptych train {run.method}", *parts, f"--out {shlex.quote(_relative(run.folder))}"])
+    return " ".join([f"diptych train {run.method}", *parts, f"--out {shlex.quote(pages.relative(run.folder))}"])
 
 
 def command_for_own_pictures(run: Run) -> str:
@@ -239,7 +230,7 @@ def _metric_row(rows: Sequence[Row | None], metric: str, top: float) -> dict[str
 
 def _cell(row: Row, colour: int, top: float) -> dict[str, Any]:
     bar = curves.interval(row.value, row.low, row.high, row.chance, colour, top) if wording.is_share(row) else ""
-    return {"value": wording.figure(row, row.value), "interval": wording.interval(row), "svg": _safe(bar)}
+    return {"value": wording.figure(row, row.value), "interval": wording.interval(row), "svg": pages.safe(bar)}
 
 
 def _round_up(value: float) -> float:
@@ -257,7 +248,7 @@ def _charts(shown: Sequence[Run], labels: Sequence[str]) -> Iterator[dict[str, A
         smoothed = curves.smooth([record["loss"] for record in records], window=max(1, len(records) // 40))
         losses.append(curves.Line(label, [record["samples"] for record in records], smoothed, colour))
     if any(line.x for line in losses):
-        yield {"title": "Training loss", "svg": _safe(curves.chart(losses, x_label="samples seen"))}
+        yield {"title": "Training loss", "svg": pages.safe(curves.chart(losses, x_label="samples seen"))}
     for metric in _watched(shown):
         lines, chance = [], math.nan
         for colour, (run, label) in enumerate(zip(shown, labels, strict=True)):
@@ -266,7 +257,7 @@ def _charts(shown: Sequence[Run], labels: Sequence[str]) -> Iterator[dict[str, A
             values = [row.value for _, row in points]
             lines.append(curves.Line(label, [at for at, _ in points], values, colour, dots=True))
         svg = curves.chart(lines, x_label="samples seen", percent=True, chance=chance)
-        yield {"title": wording.metric_title(metric), "svg": _safe(svg)}
+        yield {"title": wording.metric_title(metric), "svg": pages.safe(svg)}
 
 
 def _watched(shown: Sequence[Run]) -> list[str]:
@@ -303,12 +294,7 @@ def _inlined(path: Path) -> dict[str, Any]:
     from PIL import Image
 
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((_WIDTH, 10 * _WIDTH), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    picture.save(out, "WEBP", quality=86, method=2)
-    uri = "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
-    return {"uri": uri, "width": picture.width, "height": picture.height}
+        return pages.inlined(opened, _WIDTH)
 
 
 # ------------------------------------------------------------------------------------------------------------ words
@@ -316,7 +302,7 @@ def _inlined(path: Path) -> dict[str, Any]:
 
 def _footer(shown: Sequence[Run]) -> str:
     started = min(str(run.info.get("started", "")) for run in shown)
-    return f"diptych {__version__} · {started[:10]} · {wording.joined([_relative(run.folder) for run in shown])}"
+    return f"diptych {__version__} · {started[:10]} · {wording.joined([pages.relative(run.folder) for run in shown])}"
 
 
 def _data_names(shown: Sequence[Run]) -> list[str]:
@@ -326,17 +312,5 @@ def _data_names(shown: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for some in names for name in some))
 
 
-def _relative(folder: Path) -> str:
-    here = Path.cwd()
-    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
-
-
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def _safe(markup: str) -> Any:
-    """Markup of our own making, which the template does not escape again."""
-    from markupsafe import Markup
-
-    return Markup(markup)

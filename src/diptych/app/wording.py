@@ -56,6 +56,8 @@ def headline(row: Row) -> str:
         "text_to_image_r1": f"of {row.n:,} captions find their own picture first",
         "image_to_text_r1": f"of {row.n:,} pictures find their own caption first",
         "top1": f"of {row.n:,} pictures get their right class first",
+        "accuracy": f"of {row.n:,} captions score above all their false ones",
+        "phrase": f"of {row.n:,} phrases point at their object",
     }
     return meaning.get(row.metric, f"{metric_title(row.metric)}, of {row.n:,}")
 
