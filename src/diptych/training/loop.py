@@ -192,7 +192,7 @@ def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) 
         raise ValueError(f"batch={recipe.batch} cannot be shared out equally among {place.world} processes.")
     out.mkdir(parents=True, exist_ok=True)
     for stage in method.stages(recipe):
-        _data_of(stage, data)
+        data_of(stage, data)
     identity = {"name": data.name, "split": data.split, "samples": len(data)}
     place.agree_on(method.to(place.device))
     return Run(method, recipe, place, out, identity)
@@ -214,7 +214,7 @@ def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
 def _loader(run: Run, span: Span, data: Dataset) -> Loader:
     recipe, place = run.recipe, run.place
     return Loader(
-        _data_of(span.stage, data),
+        data_of(span.stage, data),
         run.method.views,
         run.method.card.needs,
         recipe.batch,
@@ -226,7 +226,12 @@ def _loader(run: Run, span: Span, data: Dataset) -> Loader:
     )
 
 
-def _data_of(stage: Stage, data: Dataset) -> Dataset:
+def data_of(stage: Stage, data: Dataset) -> Dataset:
+    """What a stage trains on: the data set, or the part of a mixture that the stage names.
+
+    Raises:
+        ValueError: the stage names a part, and the data set is no mixture.
+    """
     if stage.data is None:
         return data
     if not isinstance(data, Mixture):

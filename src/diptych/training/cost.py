@@ -1,0 +1,313 @@
+"""What training costs: operations, memory and time of a run, before it is made.
+
+Operations and memory grow with the batch B as `fixed + sample * B + pair * B**2`, so that three small batches of real
+samples tell them for every batch (`training.counting`). Time is measured on a few steps of the trainer.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import Batch
+from diptych.data.dataset import Dataset, Subset
+from diptych.data.loader import Loader
+from diptych.recipe import Recipe, Stage
+from diptych.training import counting, distributed, loop, optimiser, precision, schedule
+from diptych.training.distributed import Place
+from diptych.training.precision import Precision
+from diptych.training.schedule import Span
+from diptych.training.state import Run
+
+SIZES = (8, 16, 32)  # with fewer samples the gradient of one large weight would hide the activations
+STATES = {"adamw": 2, "lamb": 2, "sgd": 1}  # numbers that an optimiser keeps for each parameter that it trains
+_PROBE_SECONDS = 1.0  # a measured step takes about so long at most, where a smaller batch can see to it
+_PROBE_BATCH = 8  # and no smaller batch than this is measured
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A quantity over the batch B: `fixed + sample * B + pair * B**2`."""
+
+    fixed: float
+    sample: float
+    pair: float
+
+    def __call__(self, batch: float) -> float:
+        """Its value at a batch of so many samples."""
+        return self.fixed + self.sample * batch + self.pair * batch**2
+
+    @classmethod
+    def through(cls, points: Mapping[int, float]) -> Growth:
+        """The one through three points, batch -> value; what would fall with the batch is taken for rounding."""
+        powers = np.vander(np.array(list(points), dtype=float), 3, increasing=True)
+        parts = np.linalg.solve(powers, np.array(list(points.values()), dtype=float))
+        return cls(*(max(0.0, float(part)) for part in parts))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training holds on its device, by part.
+
+    `moments` are what a forward and backward pass over the samples that go through at once (a batch, or one of its
+    accumulated parts) holds when it holds most: the batch, all that is saved for the backward pass, and what exists for
+    a moment only. Which moment holds most depends on the batch. `kept` is what the method keeps of every sample for
+    good, such as features of frozen towers.
+    """
+
+    weights: int
+    gradients: int
+    optimiser: int
+    average: int
+    moments: tuple[Growth, ...]
+    kept: float = 0.0
+
+    def peak(self, at_once: int) -> Growth:
+        """The moment that holds most."""
+        return max(self.moments, key=lambda moment: moment(at_once))
+
+    def total(self, at_once: int) -> float:
+        """Bytes at the peak of a step in which so many samples go through at once, without what is `kept`.
+
+        Gradients come while activations go: for a batch that is not accumulated the sum is a little above the peak.
+        """
+        return self.weights + self.gradients + self.optimiser + self.average + self.peak(at_once)(at_once)
+
+    def largest(self, limit: float) -> int:
+        """The most samples that can go through at once within `limit` bytes; 0 where not even one fits."""
+        return bisect.bisect_right(range(1, 2**30), limit, key=self.total)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a sample.
+
+    It is computed when it is seen `first` and `again` (less, where a method remembers), and `read` by one process.
+    `threads` of the `cores` of this machine compute: 0 where another device does.
+    """
+
+    first: float
+    again: float
+    read: float
+    threads: int = 0
+    cores: int = 1
+
+    def sample(self, workers: int, *, first: bool = False) -> float:
+        """Seconds a sample in training, with so many processes that read.
+
+        They read while the device computes, and the slower of the two counts; where both want the same cores, their
+        work is shared out among these.
+        """
+        compute = self.first if first else self.again
+        if not workers:
+            return compute + self.read
+        return max(compute, self.read / workers, (compute * self.threads + self.read) / self.cores)
+
+    def run(self, samples: int, different: int, workers: int) -> float:
+        """Seconds of a run over `samples`, so many of them different."""
+        first = min(samples, different)
+        return first * self.sample(workers, first=True) + (samples - first) * self.sample(workers)
+
+
+# -- what a run costs --------------------------------------------------------------------------------------------------
+
+
+def flops_per_sample(method: nn.Module, data: Dataset, recipe: Recipe) -> float:
+    """Floating-point operations of training on one sample, forward and backward: the mean over a run of `recipe`.
+
+    Every stage counts with what it trains. A method that remembers what it computed is counted as it will run: in full
+    where a sample is seen for the first time, with what is left to compute where it is seen again.
+    """
+    total, at_once = 0.0, samples_at_once(recipe)
+    spans = schedule.plan(recipe, _stages(method, recipe))
+    for span in spans:
+        source = loop.data_of(span.stage, data)
+        first, again = (growth(at_once) / at_once for growth in flops_growth(method, source, span.stage))
+        samples = (span.end - span.start) * recipe.batch
+        different = min(samples, len(source))
+        total += first * different + again * (samples - different)
+    return total / (spans[-1].end * recipe.batch)
+
+
+def samples_per_second(method: nn.Module, data: Dataset, recipe: Recipe, device: str = "auto") -> float:
+    """Samples that a run of `recipe` trains on in a second, from a few measured steps; evaluations are not in it."""
+    return recipe.samples / timed(method, data, recipe, device).run(recipe.samples, len(data), recipe.workers)
+
+
+def samples_at_once(recipe: Recipe) -> int:
+    """The samples that go through the method together: a batch, or the largest of its accumulated parts."""
+    return -(-recipe.batch // recipe.accumulate)
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def flops(method: nn.Module, batch: Batch, stage: Stage | None = None) -> float:
+    """Floating-point operations a sample of a forward and backward pass over `batch`, as `counting.flops` counts.
+
+    The backward pass counts for what trains in `stage`: the first of the method where none is given.
+    """
+    stage = stage or _stages(method, Recipe())[0]
+    return counting.on_copy(method, stage, torch.device("cpu"), [batch], counting.flops)[0] / batch.size
+
+
+def flops_growth(method: nn.Module, data: Dataset, stage: Stage) -> tuple[Growth, Growth]:
+    """Operations of a forward and backward pass over the batch: of samples seen first, and of the same seen again."""
+    first, again = _batches(method, data)
+    counts = counting.on_copy(method, stage, torch.device("cpu"), [*first, *again], counting.flops)
+    points = list(zip((batch.size for batch in (*first, *again)), counts, strict=True))
+    return Growth.through(dict(points[: len(SIZES)])), Growth.through(dict(points[len(SIZES) :]))
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def memory(method: nn.Module, data: Dataset, recipe: Recipe, device: torch.device | str = "cpu") -> Memory:
+    """Bytes that training needs on a device that torch has here, in the stage that needs most."""
+    place = torch.device(device)
+    chosen = recipe.precision if recipe.precision != "auto" else precision.choose("auto", place)
+    stages = _stages(method, recipe)
+    trained = [[value for value, _ in optimiser.trainable(method, stage).values()] for stage in stages]
+    averaged = {id(value): value for values in trained for value in values}.values() if recipe.ema else ()
+    states = STATES[recipe.optimizer] if recipe.optimizer != "sgd" or recipe.betas[0] else 0
+    found = []
+    for stage, values in zip(stages, trained, strict=True):
+        moments, kept = held_growth(method, loop.data_of(stage, data), stage, chosen, place)
+        found.append(
+            Memory(
+                weights=counting.size_of([*method.parameters(), *method.buffers()]),
+                gradients=counting.size_of(values),
+                optimiser=states * counting.size_of(values),
+                average=4 * sum(value.numel() for value in averaged),
+                moments=moments,
+                kept=kept,
+            )
+        )
+    return max(found, key=lambda one: one.total(samples_at_once(recipe)))
+
+
+def held_growth(
+    method: nn.Module, data: Dataset, stage: Stage, chosen: Precision, device: torch.device
+) -> tuple[tuple[Growth, ...], float]:
+    """The `moments` of `Memory`, and the bytes that are kept of a sample for good."""
+
+    def count(method: nn.Module, batch: Batch, stage: Stage) -> counting.Held:
+        return counting.held(method, batch, stage, chosen)
+
+    batches, _ = _batches(method, data)
+    native = chosen == "fp32" or precision.native_bf16(device)
+    counts = counting.on_copy(method, stage, device, batches, count, compute=native)
+    sizes = [batch.size for batch in batches]
+    *moments, after = (Growth.through(dict(zip(sizes, values, strict=True))) for values in zip(*counts, strict=True))
+    return tuple(moments), after.sample
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def timed(method: nn.Module, data: Dataset, recipe: Recipe, device: str = "auto", steps: int = 3) -> Pace:
+    """Measures `steps` optimiser steps on samples seen first and on the same seen again, and reading apart from them.
+
+    Where a whole batch would take long, a smaller one is measured. Compiling (`recipe.compile`) is left out.
+    """
+    place = Place(precision.choose_device(device))
+    stages = _stages(method, recipe)
+    whole = sum(stage.share for stage in stages)
+    first = again = 0.0
+    with counting.undisturbed(), tempfile.TemporaryDirectory() as folder:
+        probe = _Probe(counting.real_copy(method, place.device), data, recipe, place, Path(folder))
+        for stage in stages:
+            small = min(_PROBE_BATCH, recipe.batch)
+            probe.seconds(stage, small, 1)  # the first step of all prepares libraries
+            slow = statistics.median(probe.seconds(stage, small, 2)) / small
+            batch = min(recipe.batch, max(small, 2 ** int(np.log2(_PROBE_SECONDS / slow))))
+            seconds = probe.seconds(stage, batch, steps + 1)
+            share = stage.share / whole / batch
+            first += share * statistics.median(seconds[1 : steps + 1])
+            again += share * statistics.median(seconds[steps + 1 :])
+    threads = torch.get_num_threads() if place.device.type == "cpu" else 0
+    return Pace(first, again, reading(method, data), threads, cores())
+
+
+def reading(method: nn.Module, data: Dataset, samples: int = 64) -> float:
+    """Seconds in which one process reads and prepares a sample."""
+    with counting.undisturbed():
+        batches = _loader(method, _spread(data, samples), samples // 8).batches(0, samples)
+        next(batches)  # opens files
+        start = time.perf_counter()
+        count = sum(samples // 8 for _ in batches)
+        return (time.perf_counter() - start) / count
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@dataclass
+class _Probe:
+    """Runs steps of the trainer on a copy of a method."""
+
+    method: Any
+    data: Dataset
+    recipe: Recipe
+    place: Place
+    out: Path
+
+    def seconds(self, stage: Stage, batch: int, steps: int) -> list[float]:
+        """Seconds of each of `steps` steps, and of as many more on the same samples, without waiting for data."""
+        recipe = replace(self.recipe, batch=batch, workers=0, compile=False)
+        run = Run(self.method, recipe, self.place, self.out)
+        run.spans = [Span(replace(stage, data=None), 0, 2 * steps)]
+        data = _spread(loop.data_of(stage, self.data), steps * batch)
+        found, before = [], 0.0
+        with closing(loop.steps(run, data)) as updates:
+            for update in updates:
+                found.append(run.seconds - before - update.wait)
+                before = run.seconds
+        run.release()
+        return found
+
+
+def _batches(method: nn.Module, data: Dataset) -> tuple[list[Batch], list[Batch]]:
+    """Batches of `SIZES` different samples, padded alike, and the same samples as another epoch shows them."""
+    count = sum(SIZES)
+    with counting.undisturbed():
+        looks = list(_loader(method, _spread(data, count), count).batches(0, 2 * count))
+    bounds = list(itertools.pairwise((0, *itertools.accumulate(SIZES))))
+    first, again = ([_cut(look, *bound) for bound in bounds] for look in looks)
+    return first, again
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    """A copy of some rows, as a mere slice would hold, and be counted as, the memory of all."""
+    cut = distributed.rows(batch, start, stop)
+    return Batch({k: v.clone() if isinstance(v, Tensor) else v for k, v in cut.items()}, cut.sample_keys)
+
+
+def _loader(method: Any, data: Dataset, batch: int) -> Loader:
+    return Loader(data, method.views, method.card.needs, batch, 0, shuffle=False, max_broken=1.0)
+
+
+def _spread(data: Dataset, count: int) -> Dataset:
+    """So many samples of a data set, evenly spread over it; where it has fewer, some several times."""
+    return Subset(data, np.linspace(0, len(data) - 1, count).astype(int))
+
+
+def _stages(method: Any, recipe: Recipe) -> list[Stage]:
+    stages: list[Stage] = method.stages(recipe)
+    return stages

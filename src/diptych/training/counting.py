@@ -1,0 +1,189 @@
+"""Operations and bytes of a pass over a batch, counted on a copy of the method.
+
+The method itself is left as it was, and so are all random numbers. A large method is counted on a copy whose tensors
+have shapes and no numbers: nothing is computed then, and a model of any size takes seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.batch import Batch, Step
+from diptych.recipe import Stage
+from diptych.training import optimiser, precision
+from diptych.training.precision import Precision
+
+T = TypeVar("T")
+_LARGE = 50_000_000  # parameters from which on counting without computing is quicker than computing
+_copies = itertools.count(1)
+
+
+def flops(method: Any, batch: Batch, stage: Stage) -> float:
+    """Floating-point operations of a forward and backward pass, by torch's counter.
+
+    Products of matrices and convolutions count, and attention as the products that it is.
+    """
+    # each kernel of attention counts otherwise (recomputed products, or none at all): plain products count everywhere
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        method.loss(batch, Step(stage=stage.name)).total.backward()
+    return float(counter.get_total_flops())
+
+
+class Held(NamedTuple):
+    """Bytes alive in a pass, without weights and their gradients: at the peaks of its halves, between them, after it.
+
+    What is left `after` it is not counted in `between` and `backward`.
+    """
+
+    forward: int
+    between: int
+    backward: int
+    after: int
+
+
+def held(method: Any, batch: Batch, stage: Stage, chosen: Precision) -> Held:
+    """Bytes that a forward and backward pass holds: the batch, what is saved, and what exists for a moment only."""
+    live = _Live([*method.parameters(), *method.buffers()])
+
+    def drop(parameter: Tensor) -> None:
+        live.forget(parameter.grad)
+        parameter.grad = None
+
+    hooks = [value.register_post_accumulate_grad_hook(drop) for value in method.parameters() if value.requires_grad]
+    for value in batch.values():
+        live.add(value)
+    with live:
+        with precision.autocast(next(method.parameters()).device, chosen):
+            loss = method.loss(batch, Step(stage=stage.name)).total
+        middle, between = len(live.course), live.now
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    after = live.now - size_of([loss, *batch.values()])
+    return Held(max(live.course[:middle]), between - after, max(live.course[middle:]) - after, after)
+
+
+def size_of(values: Iterable[Any]) -> int:
+    """Bytes of the tensors among some values."""
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of storages that come to be within the context: those alive `now`, and in the `course` of it."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = 0
+        self.course: list[int] = []  # bytes alive after each new storage
+        self._born = {value.untyped_storage()._cdata: -1 for value in known}  # storage -> its place in the course
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            self.add(value)
+        return result
+
+    def add(self, value: Any) -> None:
+        """Counts the storage of a tensor, once, until it is freed."""
+        if not isinstance(value, Tensor) or value.untyped_storage()._cdata in self._born:
+            return
+        storage = value.untyped_storage()
+        self._born[storage._cdata] = len(self.course)
+        self.now += storage.nbytes()
+        self.course.append(self.now)
+        weakref.finalize(storage, self._remove, storage._cdata, storage.nbytes())
+
+    def forget(self, value: Any) -> None:
+        """Takes the storage of a tensor, which is about to be freed, out of the course."""
+        storage = value.untyped_storage()
+        for moment in range(self._born[storage._cdata], len(self.course)):
+            self.course[moment] -= storage.nbytes()
+
+    def _remove(self, which: int, size: int) -> None:
+        self._born.pop(which)
+        self.now -= size
+
+
+def on_copy(
+    method: nn.Module,
+    stage: Stage,
+    device: torch.device,
+    batches: Iterable[Batch],
+    count: Callable[[nn.Module, Batch, Stage], T],
+    *,
+    compute: bool = True,
+) -> list[T]:
+    """What `count` says of each of the batches, in turn, of a copy of the method that trains what the stage trains.
+
+    Where the method is large, or `compute` is False, the tensors have no numbers, unless the method looks at them.
+    """
+    batches = list(batches)
+    with undisturbed():
+        if not compute or sum(value.numel() for value in method.parameters()) > _LARGE:
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    copy = _prepared(_empty_copy(method, device), stage)
+                    return [count(copy, _empty(batch, device), stage) for batch in batches]
+            except RuntimeError:  # so torch says that there are no numbers; any other fault comes again below
+                pass
+        copy = _prepared(real_copy(method, device), stage)
+        return [count(copy, batch.to(device), stage) for batch in batches]
+
+
+def real_copy(method: nn.Module, device: torch.device) -> nn.Module:
+    """A copy on the device whose weights differ by a hair: what is remembered by weights is neither found nor left."""
+    copy = deepcopy(method)
+    with torch.no_grad():
+        for value in copy.parameters():
+            value.mul_(1 + 1e-4 * next(_copies))
+    return copy.to(device)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within the context random numbers may be drawn; afterwards all generators are as they were."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+def _prepared(method: nn.Module, stage: Stage) -> nn.Module:
+    names = optimiser.trainable(method, stage)
+    for name, value in method.named_parameters():
+        value.requires_grad_(name in names)
+    return method.train()
+
+
+def _empty_copy(method: nn.Module, device: torch.device) -> nn.Module:
+    values: dict[int, Any] = {id(value): torch.empty_like(value, device=device) for value in method.buffers()}
+    for value in method.parameters():
+        values[id(value)] = nn.Parameter(torch.empty_like(value, device=device), value.requires_grad)
+    return deepcopy(method, values)
+
+
+def _empty(batch: Batch, device: torch.device) -> Batch:
+    values = {
+        name: torch.empty_like(value, device=device) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+    return Batch(values, batch.sample_keys)
