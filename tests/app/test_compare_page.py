@@ -215,6 +215,17 @@ def test_variants_of_one_method_differ_in_name_and_colour(tmp_path):
     assert '<i class="dot s0"></i>CLIP<' in page
 
 
+def test_many_contestants_are_counted_in_the_heading_and_named_below(tmp_path):
+    labels = ("clip", *(f"method-{number}" for number in range(1, 10)))
+    page = compare_page.page(made(labels), tmp_path)
+    text = words(page)
+    assert "10 contestants head to head on starter" in text
+    assert "method-8 and method-9 learned from" in text
+    tags(page)
+    assert '<i class="dot s0"></i>method-8<' in page  # there are eight colours
+    assert "s8" not in page
+
+
 def test_the_command_on_the_page_makes_the_same_comparison(tmp_path):
     comparison = made(("clip", "filip:keep=0.5"), val=("starter", "world@gallery"), data=("my data",))
     contest = {"val": ["starter", "world@gallery"], "tasks": ["foils"], "settings": ["lr=5e-4"], "budget": "minutes=2"}

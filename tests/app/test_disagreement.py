@@ -64,6 +64,12 @@ def test_rows_of_one_sample_are_told_apart_by_text_and_by_their_number():
     assert found == {("dog", 0): 0, ("cat", 0): 1, ("dog", 1): -1, ("", 0): -1}
 
 
+def test_a_sample_is_shown_once_by_the_largest_of_its_differences():
+    texts = {"key": ["a", "a", "b"], "text": ["cat", "dog", "owl"]}
+    found = cases([[{**texts, "top1": [0, 0, 0]}], [{**texts, "top1": [0.5, 1, 0.5]}]], "top1")
+    assert [(case.key, case.text) for case in most(found, 1)[0]] == [("a", "dog"), ("b", "owl")]
+
+
 def test_guesses_are_told_where_the_tables_have_them():
     first, other = table([0, 1], predicted=["cat", "dog"]), table([1, 1], predicted=["dog", "dog"])
     found = cases([[first], [other]], "top1")

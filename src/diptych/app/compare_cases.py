@@ -54,14 +54,16 @@ def groups(comparison: Comparison, sides: Sequence[Side]) -> list[dict[str, Any]
 def _tasks(comparison: Comparison, sides: Sequence[Side]) -> Iterator[tuple[Dataset, leaderboard.Figure, list[Case]]]:
     """The tasks whose samples are known of all runs, by the figures that say most of them."""
     sets = _opened(comparison.val or comparison.data)
+    named = {name: (place, data) for place, data in sets.items() for name in (f"{data.name}/{data.split}", data.name)}
     for figure in leaderboard.telling(comparison):
-        for position, data in sets.items():
-            if figure.data in (f"{data.name}/{data.split}", data.name):
-                folders = [[_results(run.folder, data, position) for run in side.runs] for side in sides]
-                tables = [[disagreement.read(folder, figure.task) for folder in of] for of in folders]
-                cases = disagreement.cases(tables, figure.metric)
-                if cases:
-                    yield data, figure, cases
+        if figure.data not in named:
+            continue
+        place, data = named[figure.data]
+        folders = [[_results(run.folder, data, place) for run in side.runs] for side in sides]
+        tables = [[disagreement.read(folder, figure.task) for folder in of] for of in folders]
+        cases = disagreement.cases(tables, figure.metric)
+        if cases:
+            yield data, figure, cases
 
 
 def _opened(specs: Sequence[str]) -> dict[int, Dataset]:

@@ -17,6 +17,7 @@ from diptych.app import compare_cases, compare_charts, curves, leaderboard, page
 from diptych.app.comparison import Comparison, Difference
 from diptych.app.leaderboard import Figure, Side
 
+_NAMED = 4  # contestants, at most, whose names the heading holds
 _TOPS = (0.02, 0.05, 0.1, 0.2, 0.5)  # where the scale of a bar may end, else at 1
 
 
@@ -39,7 +40,7 @@ def page(comparison: Comparison, folder: Path) -> str:
     names = [side.name for side in sides]
     return pages.render(
         "compare.html.j2",
-        title=f"{wording.joined(names)} head to head on {wording.joined(_data_names(comparison, sides))}",
+        title=_title(comparison, sides),
         lede=_lede(comparison, sides),
         footer=f"diptych {__version__} · {str(comparison.machine.get('started', ''))[:10]} · {pages.relative(folder)}",
         sides=sides,
@@ -99,8 +100,10 @@ def _lede(comparison: Comparison, sides: Sequence[Side]) -> str:
     )
 
 
-def _data_names(comparison: Comparison, sides: Sequence[Side]) -> list[str]:
-    return [one["name"] for one in _finished(sides).get("train", [])] or list(comparison.data)
+def _title(comparison: Comparison, sides: Sequence[Side]) -> str:
+    who = wording.joined([side.name for side in sides]) if len(sides) <= _NAMED else f"{len(sides)} contestants"
+    data = [one["name"] for one in _finished(sides).get("train", [])] or list(comparison.data)
+    return f"{who} head to head on {wording.joined(data)}"
 
 
 def _finished(sides: Sequence[Side]) -> dict[str, Any]:

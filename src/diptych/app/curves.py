@@ -14,7 +14,7 @@ from html import escape
 _WIDTH, _HEIGHT = 380.0, 230.0
 _NARROW = 290.0  # of charts that stand three in a row
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 12.0, 34.0
-_COLOURS = 8
+COLOURS = 8  # of report.css; the ninth has that of the first
 _WIDE = 8  # times the smallest cost: a linear axis would crowd the others together
 
 
@@ -112,7 +112,7 @@ def interval(
     parts.append('<line class="grid" x1="4" x2="196" y1="8" y2="8"/>')
     if math.isfinite(chance):
         parts.append(f'<line class="chance" x1="{across(chance):.1f}" x2="{across(chance):.1f}" y1="2" y2="14"/>')
-    paint = f"var(--s{colour % _COLOURS})"
+    paint = f"var(--s{colour % COLOURS})"
     if math.isfinite(low) and math.isfinite(high):
         parts.append(
             f'<line x1="{across(low):.1f}" x2="{across(high):.1f}" y1="8" y2="8" stroke="{paint}" '
@@ -126,7 +126,7 @@ def interval(
 
 def legend(names: Sequence[str], dashed: str = "") -> str:
     """A list of the runs in their colours, and of what the dashed line is."""
-    items = [f'<li><i class="dot s{index % _COLOURS}"></i>{escape(name)}</li>' for index, name in enumerate(names)]
+    items = [f'<li><i class="dot s{index % COLOURS}"></i>{escape(name)}</li>' for index, name in enumerate(names)]
     items += [f'<li><i class="dash"></i>{escape(dashed)}</li>'] if dashed else []
     return f'<ul class="legend">{"".join(items)}</ul>'
 
@@ -199,7 +199,7 @@ def _columns(x_ticks: Sequence[float], across: _Scale, right: float, x_label: st
 
 
 def _point(point: Point, x: float, up: _Scale) -> str:
-    paint = f"var(--s{point.colour % _COLOURS})"
+    paint = f"var(--s{point.colour % COLOURS})"
     drawn = ""
     if math.isfinite(point.low) and math.isfinite(point.high):
         drawn += (
@@ -213,7 +213,7 @@ def _point(point: Point, x: float, up: _Scale) -> str:
 
 
 def _path(line: Line, across: _Scale, up: _Scale) -> str:
-    paint = f"var(--s{line.colour % _COLOURS})"
+    paint = f"var(--s{line.colour % COLOURS})"
     points = [(across(x), up(y)) for x, y in zip(line.x, line.y, strict=True)]
     where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     width = 'stroke-width="1" opacity=".35"' if line.faint else 'stroke-width="2"'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -76,7 +76,7 @@ def most(found: Sequence[Case], other: int, at_most: int = 12) -> tuple[list[Cas
     """The cases in which a contestant does much better, and those in which it does much worse, than the first.
 
     They are ordered by the difference of the means over seeds, equal ones by how far apart the ranks of the right
-    answer are, and then as if by lot, since neighbours in a data set are alike.
+    answer are, and then as if by lot, since neighbours in a data set are alike. A sample is shown once, by its first.
 
     Args:
         found: what to choose from.
@@ -89,9 +89,16 @@ def most(found: Sequence[Case], other: int, at_most: int = 12) -> tuple[list[Cas
     ordered = sorted(
         found, key=lambda case: (-abs(case.gain(other)), -case.ranks_apart(other), crc32(repr(case).encode()))
     )
-    better = [case for case in ordered if case.gain(other) > 0]
-    worse = [case for case in ordered if case.gain(other) < 0]
+    better = _once_a_sample(case for case in ordered if case.gain(other) > 0)
+    worse = _once_a_sample(case for case in ordered if case.gain(other) < 0)
     return better[:at_most], worse[:at_most]
+
+
+def _once_a_sample(ordered: Iterable[Case]) -> list[Case]:
+    found: dict[str, Case] = {}
+    for case in ordered:
+        found.setdefault(case.key, case)
+    return list(found.values())
 
 
 def _places(table: Table, metric: str) -> dict[Name, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.app import runs, wording
+from diptych.app import curves, runs, wording
 from diptych.app.comparison import Comparison, Difference, Score
 from diptych.app.runs import Run
 from diptych.results import Row
@@ -135,8 +135,8 @@ def sides(comparison: Comparison, folder: Path) -> list[Side]:
     """The contestants with those of their runs that are there."""
     named = names(comparison)
     return [
-        Side(one.label, named[one.label], colour, tuple(_runs(folder, one.runs)))
-        for colour, one in enumerate(comparison.contestants)
+        Side(one.label, named[one.label], place % curves.COLOURS, tuple(_runs(folder, one.runs)))
+        for place, one in enumerate(comparison.contestants)
     ]
 
 
