@@ -6,11 +6,9 @@ named by what decides it, so that the same command goes on and another one never
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -189,19 +187,9 @@ def _leaks(contest: Contest, out: Path) -> dict[str, Any]:
 
 
 def _job(contest: Contest, entry: Entry, seed: int, out: Path, how: How) -> jobs.Job:
-    side = entry.side
-    recipe = replace(side.recipe, seed=seed)
-    identity = [side.method, to_dict(side.config), to_dict(recipe), contest.data, contest.val, contest.tasks]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-    folder = (how.runs or out / "runs") / f"{slug(side.label)}-{digest}-seed{seed}"
-    return jobs.Job(
-        side.method, contest.data, contest.val, contest.tasks, side.config, recipe, folder, device=how.device
-    )
-
-
-def slug(label: str) -> str:
-    """A label as part of a file name."""
-    return re.sub(r"[^\w.=-]+", "_", label).strip("_.")[:60]
+    side, recipe = entry.side, replace(entry.side.recipe, seed=seed)
+    job = jobs.Job(side.method, contest.data, contest.val, contest.tasks, side.config, recipe, device=how.device)
+    return jobs.placed(job, how.runs or out / "runs", side.label)
 
 
 def _contestant(entry: Entry, done: Sequence[runs.Run], out: Path) -> Contestant:

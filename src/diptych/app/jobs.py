@@ -6,9 +6,11 @@ when its input ends while it trains (the parent was interrupted or has died) it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,16 @@ class Job:
     tasks: tuple[str, ...]
     config: Any
     recipe: Recipe
-    out: Path
+    out: Path = Path()
     device: str = "auto"
+
+
+def placed(job: Job, store: Path, label: str) -> Job:
+    """The job with a folder below `store` that is named by the label, a digest of all that decides it, and the seed."""
+    identity = [job.method, to_dict(job.config), to_dict(job.recipe), job.data, job.val, job.tasks]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    name = re.sub(r"[^\w.=-]+", "_", label).strip("_.")[:60]
+    return replace(job, out=store / f"{name}-{digest}-seed{job.recipe.seed}")
 
 
 class JobFailed(RuntimeError):

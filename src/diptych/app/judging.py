@@ -61,7 +61,7 @@ def tables(seeds: Sequence[Run], judged: Sequence[Dataset], row: Row) -> Table |
 
 def _metrics(by_label: Mapping[str, Sequence[Run]]) -> Iterator[Row]:
     """A row for each metric that some run has, in the order of the evaluations."""
-    seen = {}
+    seen: dict[tuple[str, str, str], Row] = {}
     for some in by_label.values():
         for run in some:
             for row in run.rows:

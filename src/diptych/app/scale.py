@@ -6,7 +6,6 @@ another one never mixes with it. scale.json, results.json and .parquet (all runs
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -172,13 +171,10 @@ def _job(study: Study, chosen: Side, seed: int, out: Path, device: str, pictures
         if len(data) > 1:
             raise ValueError("--over pictures takes part of one data set: name only one with --data.")
         data = (f"{sources.weighted(data[0])[0]}#{pictures}.{seed}",)  # every seed draws pictures of its own
-    identity = [chosen.method, to_dict(chosen.config), to_dict(recipe), data, study.val, study.tasks]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     budget = f"{pictures}-pictures" if pictures else f"{recipe.samples}-samples"
-    folder = out / "runs" / f"{compare.slug(chosen.label)}-{budget}-{digest}-seed{seed}"
-    return jobs.Job(
-        chosen.method, data, study.val or study.data, study.tasks, chosen.config, recipe, folder, device=device
-    )
+    val = study.val or study.data
+    job = jobs.Job(chosen.method, data, val, study.tasks, chosen.config, recipe, device=device)
+    return jobs.placed(job, out / "runs", f"{chosen.label}-{budget}")
 
 
 def _budget(x: float, done: Sequence[runs.Run], out: Path) -> Budget:

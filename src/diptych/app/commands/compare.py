@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class Options:
     """only say what it will cost"""
     allow_leaks: bool = False
     """go on where judged pictures are also among the trained ones"""
+    runs: Path | None = None
+    """where the runs lie; comparisons that name the same folder share equal runs; default: OUT/runs"""
+    markdown: Path | None = None
+    """also write the table as a Markdown page"""
     json: bool = False
     """print the comparison as JSON"""
 
@@ -54,16 +59,20 @@ class Options:
 def run(args: Sequence[str]) -> int:
     """Compares, writes the page, and prints the table."""
     chosen = options.parse(Options, args, "compare")
-    from diptych.app import terminal
+    from diptych.app import compare_table, terminal
     from diptych.app.compare import Contest, How, compare, plan
     from diptych.app.comparison import FILE
 
     contest = Contest(chosen.contestants, chosen.data, chosen.val, chosen.task, chosen.set, chosen.budget, chosen.seeds)
-    how = How(chosen.device, chosen.at_a_time, chosen.allow_leaks)
+    how = How(chosen.device, chosen.at_a_time, chosen.allow_leaks, chosen.runs)
     if chosen.dry_run:
         _say_cost(plan(contest, chosen.out, how, time_it=True), contest.seeds, how)
         return 0
     comparison = compare(contest, chosen.out, how)
+    if chosen.markdown:
+        title = f"{' against '.join(one.title for one in comparison.contestants)}"
+        command = shlex.join(["diptych", "compare", *args])
+        chosen.markdown.write_text(compare_table.markdown(comparison, title, command), encoding="utf-8")
     if chosen.json:
         print((chosen.out / FILE).read_text(encoding="utf-8"), end="")
         return 0
@@ -94,33 +103,8 @@ def _say_cost(entries: Sequence[Entry], seeds: int, how: object) -> None:
 
 def show(comparison: Comparison) -> None:
     """The shares of all tasks, a column a contestant, and what differs."""
-    from diptych.app import terminal, wording
+    from diptych.app import compare_table, terminal
 
-    labels = [one.label for one in comparison.contestants]
-    columns = ["data", "task", "metric", *labels, *(f"{label} - {labels[0]}" for label in labels[1:]), "chance"]
-    rows = []
-    scores = {(s.label, s.data, s.task, s.metric): s for s in comparison.scores}
-    for data, task, metric in dict.fromkeys(key[1:] for key in scores):
-        some = next(s for s in scores.values() if (s.data, s.task, s.metric) == (data, task, metric))
-        if not 0 <= some.chance <= 1:
-            continue
-        cells = [_cell(scores.get((label, data, task, metric))) for label in labels]
-        for label in labels[1:]:
-            d = comparison.difference(label, data, task, metric)
-            cells.append(
-                f"{100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]{_star(d.p_holm)}" if d else ""
-            )
-        rows.append([data, task, wording.metric_title(metric), *cells, f"{100 * some.chance:.1f}"])
+    columns, rows = compare_table.table(comparison)
     terminal.table(columns, rows, right=columns[3:], title=f"Per cent, means of {len(comparison.seeds)} seeds")
-    terminal.say("[ ] 95 % interval over seeds and samples; * p < 0.05 after Holm's correction for the contestants.")
-
-
-def _cell(score: object) -> str:
-    value, low, high = (getattr(score, name, math.nan) for name in ("value", "low", "high"))
-    if math.isnan(value):
-        return ""
-    return f"{100 * value:.1f}" + ("" if math.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def _star(p: float) -> str:
-    return "*" if p < 0.05 else " "
+    terminal.say(compare_table.HOW_TO_READ)

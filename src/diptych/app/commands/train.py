@@ -64,10 +64,10 @@ def run(args: Sequence[str]) -> int:
     return _train(name, chosen)
 
 
-def options_of(method: str, preset: Preset) -> type[Any]:
-    """All options of training a method, with the values of a preset as defaults."""
+def options_of(method: str, preset: Preset, run: type[Any] = Options) -> type[Any]:
+    """All options of training a method, with the values of a preset as defaults; `run` are those of the command."""
     groups: list[Any] = [
-        ("run", Options),
+        ("run", run),
         ("method", methods.config_class(method), field(default=preset.config)),
         ("recipe", Recipe, field(default=preset.recipe)),
     ]

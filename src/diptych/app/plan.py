@@ -1,0 +1,260 @@
+"""Before a run: does it fit, how long will it take, and which switch buys what."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from diptych import methods
+from diptych.app import devices, sources
+from diptych.app.devices import Device
+from diptych.batch import require
+from diptych.encoders import EncoderError
+from diptych.recipe import Recipe
+from diptych.training import cost
+from diptych.training.cost import Memory, Pace
+from diptych.training.optimiser import trainable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diptych.data.dataset import Dataset
+
+_REMEMBER = 4096  # megabytes, in the switch that is tried
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes on a device; bytes, seconds, operations.
+
+    `largest` is the largest batch that fits, with as many accumulated parts as the recipe has; 0 where not even one
+    sample a part does. `reading` and `computing` are seconds a sample if the other took no time.
+    """
+
+    memory: dict[str, float]
+    available: float
+    largest: int
+    step_seconds: float
+    run_seconds: float
+    reading: float
+    computing: float
+
+    @property
+    def bytes(self) -> float:
+        """All memory."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is there."""
+        return self.bytes <= self.available
+
+    @property
+    def limit(self) -> str:
+        """What a run waits for: `reading` or `computing`."""
+        return "reading" if self.reading > self.computing else "computing"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """An option that changes what a run takes. `same` is False where the run would then learn something else."""
+
+    option: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a run before it is made."""
+
+    method: str
+    data: str
+    samples_there: int
+    device: Device
+    precision: str
+    recipe: Recipe
+    parameters: int
+    trained: int
+    flops_per_sample: float
+    estimate: Estimate
+    switches: tuple[Switch, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it, with what can be derived."""
+        plain = asdict(self)
+        for one, estimate in [(plain, self.estimate), *zip(plain["switches"], (s.estimate for s in self.switches))]:
+            one["estimate"] |= {"bytes": estimate.bytes, "fits": estimate.fits, "limit": estimate.limit}
+        return {**plain, "flops": self.flops_per_sample * self.recipe.samples, "here": self.device.here}
+
+
+def plan(
+    method: str,
+    data: str | Sequence[str],
+    config: Any = None,
+    recipe: Recipe | None = None,
+    device: str = "auto",
+    *,
+    switches: bool = True,
+    told: Callable[[str], object] = lambda what: None,
+) -> Plan:
+    """Says what a run will take, without making it.
+
+    Memory is counted, for a device that is not here as a CPU counts; time is measured on a few steps where the device
+    is here, and else follows from the operations and the device's data sheet.
+
+    Args:
+        method: id of the method.
+        data: as in `api.train`.
+        config: the method's `Config`; its defaults where none is given.
+        recipe: length, batch and the like.
+        device: as `devices.find` takes it.
+        switches: also try the options that would change memory or time.
+        told: called with what is being worked on.
+
+    Raises:
+        MissingField: the data lack a field that the method needs.
+        ValueError: there is no such device.
+    """
+    place = devices.find(device)
+    learn = sources.open_sources(data, "train")
+    require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
+    asked = _Asked(method, config or methods.config_class(method)(), _settled(recipe or Recipe(), place))
+    told(f"{method} as it is")
+    model = asked.build()
+    stages = model.stages(asked.recipe)  # type: ignore[operator]
+    trained = {name: value for stage in stages for name, (value, _) in trainable(model, stage).items()}
+    flops = cost.flops_per_sample(model, learn, asked.recipe)
+    estimate = _estimate(asked, model, learn, place)
+    found = []
+    for option, changed in _switches(asked, estimate, place) if switches else ():
+        told(option)
+        try:
+            found.append(Switch(option, _estimate(changed, changed.build(), learn, place)))
+        except EncoderError:  # a tower that has only one size, or no layer of that name
+            continue
+    return Plan(
+        method=method,
+        data=f"{learn.name} ({learn.split})",
+        samples_there=len(learn),
+        device=place,
+        precision=asked.recipe.precision,
+        recipe=asked.recipe,
+        parameters=sum(value.numel() for value in model.parameters()),
+        trained=sum(value.numel() for value in trained.values()),
+        flops_per_sample=flops,
+        estimate=estimate,
+        switches=tuple(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    method: str
+    config: Any
+    recipe: Recipe
+
+    def build(self) -> nn.Module:
+        """Without the weights of named encoders: cost does not depend on them."""
+        return methods.build(self.method, self.config, weights=False)
+
+    def has(self, name: str) -> bool:
+        return hasattr(self.config, name)
+
+
+def _settled(recipe: Recipe, device: Device) -> Recipe:
+    """The recipe with the number format that `auto` means on the device."""
+    if recipe.precision != "auto":
+        return recipe
+    return replace(recipe, precision="bf16" if device.bf16 else "fp32")
+
+
+def _estimate(asked: _Asked, model: nn.Module, data: Dataset, device: Device) -> Estimate:
+    recipe = asked.recipe
+    memory = cost.memory(model, data, recipe, device.place)
+    parts = _parts(asked, memory, len(data))
+    most = memory.largest(device.memory - parts.get("remembered features", 0.0))
+    pace = _pace(model, data, recipe, device, most)
+    seconds = pace.run(recipe.samples, len(data), recipe.workers)
+    return Estimate(
+        memory=parts,
+        available=device.memory,
+        largest=most * recipe.accumulate,
+        step_seconds=seconds / recipe.samples * recipe.batch,
+        run_seconds=seconds,
+        reading=pace.read / max(1, recipe.workers),
+        computing=replace(pace, read=0.0).run(recipe.samples, len(data), recipe.workers) / recipe.samples,
+    )
+
+
+def _parts(asked: _Asked, memory: Memory, samples: int) -> dict[str, float]:
+    at_once = cost.samples_at_once(asked.recipe)
+    peak = memory.peak(at_once)
+    kept = memory.kept * samples
+    if asked.has("remember"):  # of each tower at most so many megabytes
+        kept = min(kept, 2 * asked.config.remember * 2**20)
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        f"optimiser ({asked.recipe.optimizer})": memory.optimiser,
+        "averaged copy": memory.average,
+        "activations": peak.fixed + peak.sample * at_once,
+        "logits": peak.pair * at_once**2,
+        "remembered features": kept,
+    }
+    always = ("weights", "gradients", "activations", "logits")
+    return {name: size for name, size in parts.items() if size or name in always}
+
+
+def _pace(model: nn.Module, data: Dataset, recipe: Recipe, device: Device, most: int) -> Pace:
+    if device.here:
+        fitting = max(1, min(recipe.batch, most * recipe.accumulate))
+        return cost.timed(model, data, replace(recipe, batch=fitting), device.place)
+    compute = cost.flops_per_sample(model, data, recipe) / device.rates[recipe.precision]  # type: ignore[index]
+    return Pace(compute, compute, cost.reading(model, data), threads=0, cores=max(1, recipe.workers))
+
+
+def _switches(asked: _Asked, now: Estimate, device: Device) -> Iterator[tuple[str, _Asked]]:
+    """The options that would change what a run takes, of those that method, recipe and device have."""
+    recipe = asked.recipe
+    if recipe.batch >= 2:
+        yield f"--batch {recipe.batch // 2}", replace(asked, recipe=replace(recipe, batch=recipe.batch // 2))
+    if recipe.batch >= 2 * recipe.accumulate:
+        parts = 2 * recipe.accumulate
+        yield f"--accumulate {parts}", replace(asked, recipe=replace(recipe, accumulate=parts))
+    if recipe.precision == "fp32" and device.bf16:
+        yield "--precision bf16", replace(asked, recipe=replace(recipe, precision="bf16"))
+    if recipe.ema:
+        yield "--ema 0", replace(asked, recipe=replace(recipe, ema=0.0))
+    wanted = _workers(now, recipe, device)
+    if wanted > recipe.workers:
+        yield f"--workers {wanted}", replace(asked, recipe=replace(recipe, workers=wanted))
+    for option, changes in _of_config(asked):
+        yield option, replace(asked, config=replace(asked.config, **changes))
+
+
+def _workers(now: Estimate, recipe: Recipe, device: Device) -> int:
+    """The processes that read as fast as the device computes; here no more than there are cores."""
+    most = cost.cores() if device.here else _MOST_WORKERS
+    return min(most, math.ceil(now.reading * max(1, recipe.workers) / now.computing))
+
+
+def _of_config(asked: _Asked) -> Iterator[tuple[str, dict[str, Any]]]:
+    config, at_once = asked.config, cost.samples_at_once(asked.recipe)
+    if asked.has("tile") and not config.tile and at_once >= 8:
+        tile = min(256, at_once // 4)
+        yield f"--tile {tile}", {"tile": tile}
+    if asked.has("image_size"):
+        yield f"--image-size {config.image_size // 2}", {"image_size": config.image_size // 2}
+    named = [side for side in ("image", "text") if ":" in str(getattr(config, side, ""))]
+    patterns = tuple(rf"^{side}\." for side in named)
+    if asked.has("freeze") and named and not set(patterns) <= set(config.freeze):
+        yield f"--freeze {' '.join(map(repr, patterns))}", {"freeze": (*config.freeze, *patterns)}
+    if asked.has("lora") and named and not config.lora and importlib.util.find_spec("peft"):
+        yield "--lora 'att'", {"lora": ("att",)}
+    if asked.has("remember") and not config.remember and any(re.match(r"\^?(image|text)", p) for p in config.freeze):
+        yield f"--remember {_REMEMBER} --crop 1 1", {"remember": _REMEMBER, "crop": (1.0, 1.0), "augment": "none"}
