@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Key = tuple[str, str, str]  # data, task, metric
 LOSS = ("training", "loss")
 AHEAD = {2: "twice", 10: "ten times"}  # the largest budget
-_HEADLINES = ("text_to_image_r1", "image_to_text_r1", "top1", "accuracy", "phrase")
 _SUFFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _POOR = 0.8  # R^2 below which a curve is said to fit badly
 _FEW = 5  # misses on average below which a share is at its ceiling
@@ -189,7 +188,7 @@ def _chosen(common: Sequence[Key], figures: Sequence[Mapping[Key, Row]], metrics
     shares = [key for key in common if wording.is_share(figures[0][key])]
     positive = all(one[key].value > 0 for key in common if key[1:] == LOSS for one in figures)  # as power laws are
     losses = [key for key in common if key[1:] == LOSS and positive]
-    return ([key for key in shares if key[2] in _HEADLINES] or shares) + losses
+    return ([key for key in shares if key[2] in wording.HEADLINES] or shares) + losses
 
 
 def _law(key: Key, found: Sequence[tuple[float, str, Row]]) -> Law:

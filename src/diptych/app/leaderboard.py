@@ -16,7 +16,6 @@ from diptych.results import Row
 LEVEL = 0.05
 """a difference counts where its corrected p-value is below this"""
 
-_TELLING = ("text_to_image_r1", "top1", "accuracy", "phrase")
 _COLUMNS = 6
 
 
@@ -106,7 +105,7 @@ def columns(comparison: Comparison) -> list[Figure]:
 
 def importance(figure: Figure) -> int:
     """The order in which figures say something: 0 is the most telling."""
-    return _TELLING.index(figure.metric) if figure.metric in _TELLING else len(_TELLING)
+    return wording.HEADLINES.index(figure.metric) if figure.metric in wording.HEADLINES else len(wording.HEADLINES)
 
 
 def headline(comparison: Comparison) -> Figure | None:

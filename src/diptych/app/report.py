@@ -37,7 +37,6 @@ _PICTURES = {
     "confusion": ("What it takes for what", "Pictures by their true class (rows) and the class that was guessed."),
 }
 _WIDTH = 1600  # pixels of an inlined picture, at most
-_HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1")
 _LINE = 80  # characters of a line of a command
 _LISTED = 200  # broken samples that the page lists
 
@@ -181,7 +180,7 @@ def _frozen(shown: Sequence[Run]) -> str:
 def _headline(shown: Sequence[Run], labels: Sequence[str]) -> list[dict[str, Any]]:
     """The figures that say most, large: one of each run, or up to three where there is one run."""
     common = set.intersection(*({row.metric for row in run.rows} for run in shown))
-    metrics = [name for name in _HEADLINES if name in common][: 3 if len(shown) == 1 else 1]
+    metrics = [name for name in wording.HEADLINES if name in common][: 3 if len(shown) == 1 else 1]
     return [
         _card(next(row for row in run.rows if row.metric == metric), label, colour)
         for metric in metrics
@@ -264,7 +263,7 @@ def _watched(shown: Sequence[Run]) -> list[str]:
     """At most three shares that were measured on the way, in the order in which the evaluation told them."""
     rows = [row for run in shown for record in run.log for row in _measured(record)]
     shares = list(dict.fromkeys(row.metric for row in rows if wording.is_share(row)))
-    wanted = [name for name in (*_HEADLINES, "text_to_image_r5") if name in shares]
+    wanted = [name for name in (*wording.HEADLINES, "text_to_image_r5") if name in shares]
     return list(dict.fromkeys([*wanted, *shares]))[:3]
 
 

@@ -33,6 +33,8 @@ _METRICS = {
     "image_uniformity": "spread of pictures (smaller is wider)",
     "text_uniformity": "spread of captions (smaller is wider)",
 }
+HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1", "accuracy", "phrase")
+"""The metrics that say most, in this order."""
 _SIDES = {"image_to_text": ("picture", "caption"), "text_to_image": ("caption", "picture")}
 
 
