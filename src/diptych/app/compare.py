@@ -137,7 +137,7 @@ def plan(contest: Contest, out: Path, how: How, *, time_it: bool = False) -> lis
     learn = sources.open_sources(contest.data, "train")
     for side in read:
         require(learn.has, methods.card(side.method).needs, who=side.label, source=f"{learn.name} ({learn.split})")
-    known = _known(out / PLAN, contest)
+    known = {label: told for label, told in _known(out / PLAN, contest).items() if told["expected"] or not time_it}
     entries = []
     for side in read:
         told = known.get(side.label) or budgets.measured(side, learn, contest.budget, how.device, time_it=time_it)
