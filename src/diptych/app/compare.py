@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -208,7 +209,7 @@ def _contestant(entry: Entry, done: Sequence[runs.Run], out: Path) -> Contestant
 
 
 def _cost(entry: Entry, done: Sequence[runs.Run]) -> Cost:
-    """The means over the seeds, from the logs of the runs."""
+    """From the logs of the runs: medians of times, since whoever ran first may have filled a memory for the others."""
 
     def mean(values: Sequence[float | None]) -> float:
         there = [value for value in values if value is not None]
@@ -220,8 +221,8 @@ def _cost(entry: Entry, done: Sequence[runs.Run]) -> Cost:
     return Cost(
         label=entry.side.label,
         samples=samples,
-        seconds=mean([one["seconds"] for one in finished]),
-        samples_per_second=mean([one["samples_per_second"] for one in finished]),
+        seconds=median(one["seconds"] for one in finished),
+        samples_per_second=median(one["samples_per_second"] for one in finished),
         memory_gb=mean([max((line["memory_gb"] for line in run.log if "loss" in line), default=None) for run in done]),
         parameters=finished[0]["parameters"],
         trained_parameters=finished[0]["trained_parameters"],

@@ -8,13 +8,15 @@ from diptych.app import wording
 from diptych.app.comparison import Comparison, Cost, Difference, Score
 
 HOW_TO_READ = (
-    "[ ]: 95 % interval over seeds and samples. *: the difference is real with p < 0.05 (permutation test, Holm's "
-    "correction for the contestants)."
+    "[ ]: 95 % interval over seeds and samples. *: p < 0.05 (permutation test, Holm's correction for the contestants)."
 )
 
 
-def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: a row a share (in per cent), a column a contestant, then the differences to the first."""
+def table(comparison: Comparison, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: a row a share (in per cent), a column a contestant, then the differences to the first.
+
+    A `brief` table has intervals only of the differences, and names the data set only where there are several.
+    """
     labels = [one.label for one in comparison.contestants]
     columns = ["data", "task", "metric", "chance", *labels, *(f"{label} - {labels[0]}" for label in labels[1:])]
     scores = {(s.label, s.data, s.task, s.metric): s for s in comparison.scores}
@@ -24,8 +26,11 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         chance = next(score.chance for score in found if score)
         if 0 <= chance <= 1:
             differences = [comparison.difference(label, data, task, metric) for label in labels[1:]]
-            cells = [*map(_score, found), *map(_difference, differences)]
+            scored = [_score(score, brief=brief) for score in found]
+            cells = [*scored, *map(_difference, differences)]
             rows.append([data, task, wording.metric_title(metric), f"{100 * chance:.1f}", *cells])
+    if brief and len({row[0] for row in rows}) == 1:
+        columns, rows = columns[1:], [row[1:] for row in rows]
     return columns, rows
 
 
@@ -75,15 +80,15 @@ def _cost(cost: Cost, first: Cost) -> list[str]:
     ]
 
 
-def _score(score: Score | None) -> str:
+def _score(score: Score | None, *, brief: bool) -> str:
     if score is None:
         return ""
     text = f"{100 * score.value:.1f}"
-    return text if math.isnan(score.low) else f"{text} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    return text if brief or math.isnan(score.low) else f"{text} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
 def _difference(found: Difference | None) -> str:
     if found is None:
         return ""
-    star = "*" if found.p_holm < 0.05 else ""
+    star = "*" if found.p_holm < 0.05 else " "
     return f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}"

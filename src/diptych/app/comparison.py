@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of a contestant took: means over the seeds."""
+    """What one run of a contestant took: means over the seeds, medians for times."""
 
     label: str
     samples: int

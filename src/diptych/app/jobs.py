@@ -168,7 +168,9 @@ def _feed(worker: subprocess.Popen[str], waiting: queue.SimpleQueue[Job], failur
             return
         answer = worker.stdout.readline()
         error = json.loads(answer)["error"] if answer else "its process has died"
-        if error:
+        if not error:
+            api.say(f"{job.out.name} is done")
+        else:
             failures.append(f"{job.out.name}: {error} Its messages are in {_console(job)}.")
 
 

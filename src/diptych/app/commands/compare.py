@@ -103,8 +103,9 @@ def _say_cost(entries: Sequence[Entry], seeds: int, how: object) -> None:
 
 def show(comparison: Comparison) -> None:
     """The shares of all tasks, a column a contestant, and what differs."""
-    from diptych.app import compare_table, terminal
+    from diptych.app import compare_table, terminal, wording
 
-    columns, rows = compare_table.table(comparison)
-    terminal.table(columns, rows, right=columns[3:], title=f"Per cent, means of {len(comparison.seeds)} seeds")
+    columns, rows = compare_table.table(comparison, brief=True)
+    title = f"Per cent, means of {len(comparison.seeds)} seeds, {wording.joined(comparison.val)}"
+    terminal.table(columns, rows, right=columns[columns.index("chance") :], title=title)
     terminal.say(compare_table.HOW_TO_READ)
