@@ -233,12 +233,14 @@ def _console(job: Job) -> Path:
 
 def _work() -> None:
     """Reads jobs from stdin, does them, and answers on what was stdout; messages go into a file a job."""
-    answers = os.fdopen(os.dup(1), "w")
+    # descriptors of their own: a forked loader closes stdin, and would wait for ever for the lock of who reads from it
+    asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     incoming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     busy = threading.Event()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in asked:
             incoming.put(line)
         incoming.put(None)
         if busy.is_set():
