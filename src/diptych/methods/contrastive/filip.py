@@ -36,8 +36,8 @@ CARD = Card(
         val=("world", "world@gallery"),
         baseline="clip",
         control="clip:pool=mean",  # trains every patch and every word too, but does not let them choose
-        budget="samples=24576",
-        settings=("image_width=96", "text_width=96", "embed=64", "batch=64", "lr=1e-3", "workers=1", "evaluations=3"),
+        budget="samples=12288",
+        settings=("image_width=96", "text_width=96", "embed=64", "batch=64", "lr=1e-3", "workers=1", "evaluations=2"),
     ),
 )
 
