@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,14 +61,13 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """B strings -> ids (B, T) int64 and mask (B, T) bool, True where a token is real; T is that of the longest."""
-        found = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
-        length = self.context if self.always_pad else max((len(ids) for ids in found), default=0)
-        ids = torch.full((len(found), length), self.pad, dtype=torch.long)
-        mask = torch.zeros(len(found), length, dtype=torch.bool)
-        for row, values in enumerate(found):
-            ids[row, : len(values)] = torch.tensor(values, dtype=torch.long)
-            mask[row, : len(values)] = True
-        return ids, mask
+        found = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        lengths = np.array([len(ids) for ids in found], np.int64)
+        length = self.context if self.always_pad else lengths.max(initial=0)
+        ids = np.full((len(found), length), self.pad, np.int64)
+        for row, values in zip(ids, found, strict=True):
+            row[: len(values)] = values
+        return torch.from_numpy(ids), torch.from_numpy(np.arange(length) < lengths[:, None])
 
     def real(self, ids: Tensor) -> Tensor:
         """(B, T) ids -> (B, T) bool: up to the first end token, or, without one, where ids are not padding."""

@@ -17,7 +17,8 @@ BICUBIC = Image.Resampling.BICUBIC
 
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> (3, H, W) uint8. Scaling and normalisation belong to the tower, which knows its weights."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # `convert` would copy
+    return torch.from_numpy(np.stack([*pixels.transpose(2, 0, 1)]))
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:

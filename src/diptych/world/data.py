@@ -193,8 +193,8 @@ def _image(draft: _Draft) -> Image.Image:
 
 def _texts(draft: _Draft) -> list[str]:
     """A caption in each style, the knobs' own first."""
-    others = (write(draft.plan(style)).text for style in STYLES)
-    return list(dict.fromkeys((draft.caption.text, *others)))
+    others = [write(draft.plan(style)).text for style in STYLES if style != draft.world.knobs.caption]
+    return list(dict.fromkeys([draft.caption.text, *others]))
 
 
 def _sentences(draft: _Draft) -> list[str]:

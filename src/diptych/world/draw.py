@@ -121,7 +121,7 @@ def draw(scene: Scene, size: int, sprites: Mapping[str, Sprite] | None = None) -
         patch += alpha * (colour - patch)
         owner[window][alpha >= 0.5] = index
     np.clip(canvas, 0.0, 255.0, out=canvas)
-    image = np.ascontiguousarray(np.rint(canvas, out=canvas).astype(np.uint8).transpose(1, 2, 0))
+    image = np.stack([*np.rint(canvas, out=canvas).astype(np.uint8)], axis=-1)
     return Drawing(image, owner, len(scene.objects))
 
 
@@ -238,8 +238,8 @@ def _background(background: Background, size: int) -> Array:
     """Pattern, scraps and noise, float32 (3, H, W), 0 to 255."""
     rng = np.random.default_rng(background.seed)
     canvas = _pattern(background.kind, background.tone, size).copy()
-    for _ in range(background.clutter):
-        _scrap(canvas, rng)
+    for scrap in rng.random((background.clutter, 5)).tolist():
+        _scrap(canvas, *scrap)
     if background.noise:
         field = _noise(2 * size)
         top, left = rng.integers(0, size + 1, 2)
@@ -270,10 +270,9 @@ def _noise(side: int) -> Array:
     return np.random.default_rng(0).standard_normal((side, side), np.float32)
 
 
-def _scrap(canvas: Array, rng: np.random.Generator) -> None:
-    """Paints one small bar of any colour and direction, much smaller than any object."""
+def _scrap(canvas: Array, x: float, y: float, length: float, turn: float, colour: float) -> None:
+    """Paints one small bar, much smaller than any object; each of its properties is given as a number in [0, 1)."""
     size = canvas.shape[-1]
-    x, y, length, turn, colour = rng.random(5).tolist()
     stamp = _bar(size, int(4 * length), int(12 * turn))
     left, top = int(x * size) - stamp.shape[1] // 2, int(y * size) - stamp.shape[0] // 2
     patch = canvas[:, max(0, top) : top + stamp.shape[0], max(0, left) : left + stamp.shape[1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 
 from diptych.world.knobs import Knobs
@@ -24,6 +25,12 @@ class Vocabulary:
     sizes: tuple[str, ...]
     held_out: frozenset[tuple[str, str]] = frozenset()
     """(category, colour) pairs that occur in the split `composition` only"""
+
+    @cached_property
+    def known(self) -> dict[str, list[tuple[str, str]]]:
+        """Category -> its (category, colour) pairs that are not held out."""
+        pairs = {category: [(category, colour) for colour in self.colours or ("",)] for category in self.categories}
+        return {category: [pair for pair in own if pair not in self.held_out] for category, own in pairs.items()}
 
     def of(self, attribute: str) -> tuple[str, ...]:
         """The values of one attribute: category, colour, texture or size."""
@@ -120,8 +127,7 @@ def _pairs(rng: Random, count: int, words: Vocabulary, held_out: set[int], *, re
         rest = _categories(rng, count - len(unseen), words, [category for category, _ in unseen], repeats)
         seen: list[tuple[str, str]] = []
         for category in rest:
-            pairs = [(category, colour) for colour in words.colours or ("",)]
-            free = [pair for pair in pairs if pair not in words.held_out and pair not in seen]
+            free = [pair for pair in words.known[category] if pair not in seen]
             if free:
                 seen.append(rng.choice(free))
         if len(seen) + len(unseen) == count and len(unseen) == len(held_out):
@@ -172,12 +178,11 @@ def _scatter(rng: Random, radii: Sequence[float], occlusion: float) -> list[tupl
     """A place for each radius, or an empty list where none was found in a fair number of tries."""
     placed: list[tuple[float, float, float]] = []
     for radius in radii:
+        low, room = radius + 0.01, 0.98 - 2 * radius
+        apart = [(a, b, radius + other - 2 * occlusion * min(radius, other)) for a, b, other in placed]
         for _ in range(40):
-            x, y = (radius + 0.01 + rng.random() * (0.98 - 2 * radius) for _ in "xy")
-            if all(
-                math.hypot(x - a, y - b) >= radius + other - 2 * occlusion * min(radius, other)
-                for a, b, other in placed
-            ):
+            x, y = low + rng.random() * room, low + rng.random() * room
+            if all(math.hypot(x - a, y - b) >= distance for a, b, distance in apart):
                 placed.append((x, y, radius))
                 break
         else:

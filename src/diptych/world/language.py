@@ -7,8 +7,9 @@ that are almost right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -23,8 +24,7 @@ _AN = ("a", "e", "i", "o", "u", "hour", "heir", "honest")
 _NOT_AN = ("uni", "use", "eu", "uk", "ufo", "one", "once")  # a unicorn: written with a vowel, not spoken with one
 
 
-@dataclass(frozen=True)
-class Phrase:
+class Phrase(NamedTuple):
     """What is said of the object with index `box`; "" is not said."""
 
     box: int
@@ -36,29 +36,38 @@ class Phrase:
 
     def fits(self, thing: Object) -> bool:
         """Whether every word holds for the object."""
-        said = ((self.colour, thing.colour), (self.texture, thing.texture), (self.size, thing.size))
         return (
             self.category == thing.category
-            and all(word in ("", real) for word, real in said)
+            and self.colour in ("", thing.colour)
+            and self.texture in ("", thing.texture)
+            and self.size in ("", thing.size)
             and self.place in ("", thing.place)
         )
 
     @property
-    def words(self) -> tuple[tuple[str, str], ...]:
-        """(attribute, word) in the order of English."""
-        texture = ("texture", self.texture)
-        early = self.texture in _EARLY
-        words = (
-            ("size", self.size),
-            texture if early else ("texture", ""),
-            ("colour", self.colour),
-            ("texture", "") if early else texture,
-            ("category", self.category),
-        )
-        return tuple((name, word) for name, word in words if word)
+    def english(self) -> English:
+        """What it says in English."""
+        return _english(self.category, self.colour, self.texture, self.size)
 
     def __str__(self) -> str:
-        return " ".join(word for _, word in self.words)
+        return self.english.text
+
+
+class English(NamedTuple):
+    """A noun phrase: its article, `text` without it, and the (attribute, word) pairs that make up the text."""
+
+    article: str
+    text: str
+    words: tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=4096)  # a world has a few thousand, which its captions say over and over
+def _english(category: str, colour: str, texture: str, size: str) -> English:
+    early, late = (texture, "") if texture in _EARLY else ("", texture)
+    order = (("size", size), ("texture", early), ("colour", colour), ("texture", late), ("category", category))
+    words = tuple((name, word) for name, word in order if word)
+    text = " ".join(word for _, word in words)
+    return English(article(text), text, words)
 
 
 @dataclass(frozen=True)
@@ -81,11 +90,22 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class Caption:
-    """An English caption, where it names what, and the plan behind it."""
+    """An English caption, the plan behind it, and the characters at which its phrases start, without their articles."""
 
     text: str
-    mentions: tuple[Mention, ...]
     plan: Plan
+    starts: tuple[int, ...]
+
+    @property
+    def mentions(self) -> list[Mention]:
+        """Where it names what: every phrase, each followed by its words."""
+        found = []
+        for start, phrase in zip(self.starts, self.plan.phrases, strict=True):
+            found.append(Mention(start, start + len(str(phrase)), phrase.box, "phrase"))
+            for name, word in phrase.english.words:
+                found.append(Mention(start, start + len(word), phrase.box, name))
+                start += len(word) + 1
+        return found
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
@@ -99,11 +119,9 @@ def plan(scene: Scene, style: Style, say: Sequence[str], rng: Random) -> Plan:
     chosen = list(range(len(scene.objects)) if style == "long" else scene.focus)
     rng.shuffle(chosen)
     attributes = {"short": ("colour",), "long": everything}.get(style, tuple(say))
-    phrases = tuple(
-        Phrase(i, scene.objects[i].category, **{name: getattr(scene.objects[i], name) for name in attributes})
-        for i in chosen
-    )
-    return Plan(style, phrases, tuple(_links(scene, chosen, rng)) if style == "relations" else ())
+    things = [(i, scene.objects[i]) for i in chosen]
+    phrases = [Phrase(i, thing.category, **{name: getattr(thing, name) for name in attributes}) for i, thing in things]
+    return Plan(style, tuple(phrases), tuple(_links(scene, chosen, rng)) if style == "relations" else ())
 
 
 def _links(scene: Scene, chosen: Sequence[int], rng: Random) -> Iterator[Relation]:
@@ -136,45 +154,27 @@ def article(noun: str) -> str:
     return "an" if noun.lower().startswith(_AN) and not noun.lower().startswith(_NOT_AN) else "a"
 
 
-class _Writer:
-    """Text that grows, and what its characters name."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.mentions: list[Mention] = []
-
-    def add(self, text: str) -> None:
-        self.text += text
-
-    def phrase(self, phrase: Phrase) -> None:
-        self.add(article(str(phrase)) + " ")
-        first = len(self.text)
-        self.mentions.append(Mention(first, first + len(str(phrase)), phrase.box, "phrase"))
-        for i, (name, word) in enumerate(phrase.words):
-            self.add(" " if i else "")
-            self.mentions.append(Mention(len(self.text), len(self.text) + len(word), phrase.box, name))
-            self.add(word)
-
-
 def write(plan: Plan) -> Caption:
     """The English caption of a plan."""
-    out = _Writer()
-    if plan.style == "long":
-        for i, phrase in enumerate(plan.phrases):
-            out.add(" There is " if i else "There is ")
-            out.phrase(phrase)
-            out.add(f" {phrase.place}.")
-        return Caption(out.text, tuple(out.mentions), plan)
-    links = {link.object: link for link in plan.links}
-    last = len(plan.phrases) - 1
+    predicates = {link.object: link.predicate for link in plan.links}
+    text, starts = "", []
     for i, phrase in enumerate(plan.phrases):
-        if i in links:
-            predicate = links[i].predicate
-            out.add(f" {_PREPOSITION.get(predicate, predicate)} ")
-        elif i:
-            out.add(" and " if i == last and not links else ", and " if links else ", ")
-        out.phrase(phrase)
-    return Caption(out.text, tuple(out.mentions), plan)
+        article, words, _ = phrase.english
+        text += f"{_joint(plan, i, predicates)}{article} "
+        starts.append(len(text))
+        text += f"{words} {phrase.place}." if plan.style == "long" else words
+    return Caption(text, plan, tuple(starts))
+
+
+def _joint(plan: Plan, i: int, predicates: Mapping[int, str]) -> str:
+    """What stands between phrase i and the one before it, or before the first."""
+    if plan.style == "long":
+        return " There is " if i else "There is "
+    if i in predicates:
+        return f" {_PREPOSITION.get(predicates[i], predicates[i])} "
+    if not i:
+        return ""
+    return ", and " if predicates else " and " if i == len(plan.phrases) - 1 else ", "
 
 
 def split(plan: Plan) -> list[Plan]:
@@ -229,7 +229,7 @@ def _candidates(plan: Plan, kind: str, words: Vocabulary) -> Iterator[Plan]:
 
 def _reworded(plan: Plan, name: str, words: dict[int, str]) -> Plan:
     changed = tuple(
-        replace(phrase, **{name: words[i]}) if i in words else phrase  # type: ignore[arg-type]
+        phrase._replace(**{name: words[i]}) if i in words else phrase  # type: ignore[arg-type]
         for i, phrase in enumerate(plan.phrases)
     )
     return replace(plan, phrases=changed)
