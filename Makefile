@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := $(PYTHON) tools/bootstrap.py
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint docs clean
 setup:       ## only prepare the environment in .venv
 	@$(RUN)
 demo:        ## train CLIP and FILIP on the starter set and write runs/demo/index.html
@@ -14,5 +14,7 @@ test-all:    ## every test
 lint:        ## format and fix what can be fixed
 	@$(RUN) ruff format src tests tools benchmarks
 	@$(RUN) ruff check --fix src tests tools benchmarks
+docs:        ## build the documentation site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(RUN) python -m mkdocs build --strict
 clean:       ## remove the environment and caches, keep runs
-	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build site
