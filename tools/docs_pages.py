@@ -181,7 +181,7 @@ def deciding(found: dict[str, Any]) -> str:
         rows.append((score["label"], percent(score), drawn, by))
     head = ("", f"{wording.metric_title(where['metric'])}, {where['data']}", "", f"{sides[0]} is ahead by")
     about = f"Means of {len(comparison['seeds'])} seeds, 95 % intervals over seeds and samples; dashed: guessing."
-    return f"{table(head, rows)}\n\n{about}"
+    return f'<div class="figures" markdown>\n\n{table(head, rows)}\n\n</div>\n\n{about}'
 
 
 def everything(comparison: dict[str, Any]) -> str:
