@@ -49,14 +49,14 @@ def measured(side: Side, data: Dataset, budget: str, device: str, *, time_it: bo
     import torch
 
     from diptych import methods
-    from diptych.training import cost
+    from diptych.training.cost import flops_per_sample, samples_per_second
 
     kind, size = parsed(budget) if budget else ("samples", float(side.recipe.samples))
     torch.manual_seed(side.recipe.seed)
     method = methods.build(side.method, side.config)
-    flops = cost.flops_per_sample(method, data, side.recipe)
+    flops = flops_per_sample(method, data, side.recipe)
     timed = time_it or kind == "minutes"
-    expected = cost.samples_per_second(method, data, side.recipe, device) if timed else None
+    expected = samples_per_second(method, data, side.recipe, device) if timed else None
     samples = {"samples": size, "flops": size / flops, "minutes": 60 * size * (expected or 0.0)}[kind]
     steps = max(1, round(samples / side.recipe.batch))
     return {"samples": steps * side.recipe.batch, "flops": flops, "expected": expected}

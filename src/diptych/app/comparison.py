@@ -132,12 +132,10 @@ def read(folder: Path) -> Comparison:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no comparison (it has no {FILE}).")
     told = json.loads(path.read_text(encoding="utf-8"))
-    parts = {"contestants": Contestant, "scores": Score, "differences": Difference, "costs": Cost}
-    return Comparison(
-        **{name: tuple(_made(parts[name], item) for item in told[name]) for name in parts},
-        **{name: tuple(told[name]) for name in ("seeds", "data", "val")},
-        **{name: told[name] for name in ("budget", "leaks", "machine")},
-    )
+    parts: dict[str, type[Any]] = {"contestants": Contestant, "scores": Score, "differences": Difference, "costs": Cost}
+    values: dict[str, Any] = {name: tuple(_made(kind, item) for item in told[name]) for name, kind in parts.items()}
+    values |= {name: tuple(told[name]) for name in ("seeds", "data", "val")}
+    return Comparison(**values, **{name: told[name] for name in ("budget", "leaks", "machine")})
 
 
 def _made(kind: type[Any], told: Mapping[str, Any]) -> Any:
