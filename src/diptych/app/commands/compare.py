@@ -59,7 +59,7 @@ class Options:
 def run(args: Sequence[str]) -> int:
     """Compares, writes the page, and prints the table."""
     chosen = options.parse(Options, args, "compare")
-    from diptych.app import compare_table, terminal
+    from diptych.app import compare_table, terminal, wording
     from diptych.app.compare import Contest, How, compare, plan
     from diptych.app.comparison import FILE
 
@@ -70,7 +70,7 @@ def run(args: Sequence[str]) -> int:
         return 0
     comparison = compare(contest, chosen.out, how)
     if chosen.markdown:
-        title = f"{' against '.join(one.title for one in comparison.contestants)}"
+        title = f"{wording.joined([one.title for one in comparison.contestants])} compared"
         command = shlex.join(["diptych", "compare", *args])
         chosen.markdown.write_text(compare_table.markdown(comparison, title, command), encoding="utf-8")
     if chosen.json:
