@@ -171,6 +171,14 @@ def test_a_signal_saves_and_says_how_to_go_on(number, tmp_path, capsys) -> None:
 
 
 def test_the_second_signal_stops_at_once(tmp_path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        _interrupted_twice(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted_twice(tmp_path) -> None:
     method, loss = Toy(), Toy.loss
 
     def twice(batch, step):
