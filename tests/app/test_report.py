@@ -162,7 +162,8 @@ def test_the_head_of_the_card_holds_whatever_the_licence_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(48, "48 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+    ("seconds", "said"),
+    [(48, "48 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (180_000, "2 days 2 h")],
 )
 def test_durations(seconds, said):
     assert wording.duration(seconds) == said

@@ -58,6 +58,17 @@ class Attends(Plain):
         return Terms(mean=F.scaled_dot_product_attention(q, k, v).mean())
 
 
+class Convolves(Plain):
+    """A convolution of one channel into two, over eight pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(1, 2, 1, bias=False)
+
+    def loss(self, batch: Batch, step: Step) -> Terms:
+        return Terms(mean=self.first(batch.image[:, None]).mean())
+
+
 class Remembers(Plain):
     """Computes the first map, which is frozen, only of rows that it has not seen."""
 
@@ -132,21 +143,55 @@ def test_what_is_remembered_is_counted_once_a_sample():
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def test_activations_are_those_of_a_hand():
+def held(method: Plain, batch: Batch, number_format="fp32", **kw) -> counting.Held:
+    def count(copy, batch, stage):
+        return counting.held(copy, batch, stage, number_format)
+
+    (found,) = counting.on_copy(method, method.stage, torch.device("cpu"), [batch], count, **kw)
+    return found
+
+
+@pytest.mark.parametrize("compute", [True, False])
+def test_bytes_of_a_pass_are_those_of_a_hand(compute):
+    found = held(Plain(), pictures(5), compute=compute)
+    forward, between, backward = found.landmarks
+    assert forward == 5 * 4 * (IN + 2 * INNER)  # the picture, what the ReLU gets and what it gives
+    assert between == 5 * 4 * (IN + INNER) + 4  # its result serves both maps; the loss
+    assert backward >= between + 5 * 4 * INNER  # the gradient of the hidden layer
+    assert found.after == 0
+
+
+def test_nothing_is_saved_for_what_is_frozen():
+    found = held(Plain(Stage(freeze=("second",))), pictures(5))
+    assert found.landmarks[1] == 5 * 4 * (IN + INNER) + 4
+    head_only = held(Plain(Stage(freeze=("first",))), pictures(5))
+    assert head_only.landmarks[1] == found.landmarks[1]
+    nothing_hidden = held(Pairs(), pictures(5))
+    assert nothing_hidden.landmarks[1] == 4 * (5 * IN + 5 * INNER + 5 * 5) + 4
+
+
+def test_a_convolution_on_a_cpu_holds_its_inputs_and_outputs_twice():
+    pixels, out, weights = 5 * 4 * IN, 5 * 4 * 2 * IN, 4 * 2
+    assert held(Convolves(), pictures(5)).landmarks[0] == 2 * (pixels + out) + weights
+
+
+def test_memory_has_the_weights_and_the_pass():
     found = cost.memory(Plain(), ToyData(), recipe())
-    forward, between, _ = found.moments
-    inputs = 4 * IN + 3 * (8 + 1)  # the picture, and three tokens with their mask
-    assert between.sample == pytest.approx(inputs + 4 * INNER)  # the ReLU's result serves both that need it
-    assert forward.sample == pytest.approx(inputs + 2 * 4 * INNER)  # its input is still there when it is made
-    assert between.pair == forward.pair == 0
-    assert (found.weights, found.kept) == (4 * (IN * INNER + INNER * OUTER), 0)
+    assert found.weights == found.gradients == 4 * (IN * INNER + INNER * OUTER)
+    assert found.kept == 0
+    peak = found.peak(1000)
+    text = 3 * (8 + 1)  # three tokens with their mask
+    assert peak.sample >= 4 * (IN + 2 * INNER) + text
+    assert peak.pair == 0
+    assert found.total(1000) == pytest.approx(4 * found.weights + 1000 * peak.sample, rel=1e-3)
 
 
 def test_logits_grow_with_the_square_of_the_batch():
-    forward, between, backward = cost.memory(Pairs(), ToyData(), recipe()).moments
-    assert between.pair == pytest.approx(4)
-    assert forward.pair == pytest.approx(8)
-    assert backward.pair >= 8
+    found = cost.memory(Pairs(), ToyData(), recipe())
+    assert found.peak(10**6).pair >= 8  # the logits, and their squares or their gradient
+    assert found.peak(10**6).pair % 4 == pytest.approx(0, abs=1e-6)
+    tokens = cost.memory(Pairs(), ToyData(), recipe(), sizes=(64, 128, 256))
+    assert tokens.total(5000) == pytest.approx(found.total(5000))
 
 
 def test_what_is_frozen_saves_nothing():
@@ -159,7 +204,6 @@ def test_what_is_frozen_saves_nothing():
 def test_what_is_kept_of_each_sample_is_told_apart():
     found = cost.memory(Remembers(), ToyData(80), recipe())
     assert found.kept == pytest.approx(4 * INNER)
-    assert found.moments[1].sample == pytest.approx(4 * IN + 3 * (8 + 1) + 4 * INNER)  # the stacked rows
 
 
 @pytest.mark.parametrize(
@@ -176,11 +220,12 @@ def test_states_are_those_that_the_optimiser_has_after_a_step(change, tmp_path):
     assert found.average == sum(size for name, size in tensors.items() if name.startswith("average/"))
 
 
-def test_bf16_takes_less_than_fp32():
-    fp32, bf16 = (cost.memory(Plain(), ToyData(), recipe(precision=p)).moments[1] for p in ("fp32", "bf16"))
-    inputs = 4 * IN + 3 * (8 + 1)
-    assert bf16.sample - inputs < fp32.sample - inputs
-    assert bf16.fixed > fp32.fixed  # the weights in bf16
+def test_bf16_halves_what_is_saved_and_adds_a_copy_of_the_weights():
+    found = held(Plain(), pictures(64), "bf16", compute=False)
+    bf16_weights = 2 * (IN * INNER + INNER * OUTER)
+    # the pictures as they came and in bf16, the hidden layer in bf16, the weights in bf16 as far as they are needed
+    assert found.landmarks[1] <= 64 * (6 * IN + 2 * INNER) + bf16_weights + 4
+    assert found.landmarks[1] >= 64 * (6 * IN + 2 * INNER)
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():

@@ -11,8 +11,8 @@ import torch
 from diptych.config import nearest
 from diptych.training.precision import Precision, choose_device, native_bf16
 
-USABLE = 0.9
-"""share of a device's memory that is planned with: drivers, kernels and gaps between allocations take the rest"""
+USABLE = {"cpu": 0.7, "cuda": 0.9, "mps": 0.7}
+"""share of the free memory that is planned with: gaps between allocations take the rest, and kernels on CUDA"""
 SHARE = 0.35
 """share of the peak rate of the data sheet that training is assumed to reach on a device that is not here"""
 
@@ -39,13 +39,14 @@ NAMES = tuple(f"cuda:{name}" for name in _SHEETS)
 class Device:
     """A device to train on. `place` is how torch calls it here, or `cpu` for one that is not here.
 
-    `memory` are the bytes that training may take, `rates` the operations a second that a device that is not here is
-    assumed to reach, by number format.
+    `memory` are the bytes that training may take, a share `usable` of those that are free. `rates` are the operations a
+    second that a device that is not here is assumed to reach, by number format.
     """
 
     title: str
     place: str
     memory: float
+    usable: float
     bf16: bool
     rates: Mapping[Precision, float] = field(default_factory=dict)
 
@@ -64,19 +65,19 @@ def find(name: str) -> Device:
     if name in NAMES:
         title, gigabytes, fp32, bf16 = _SHEETS[name.partition(":")[2]]
         rates: dict[Precision, float] = {"fp32": SHARE * fp32 * 1e12, "bf16": SHARE * bf16 * 1e12}
-        return Device(title, "cpu", USABLE * gigabytes * 2**30, bool(bf16), rates)
+        return Device(title, "cpu", USABLE["cuda"] * gigabytes * 2**30, USABLE["cuda"], bool(bf16), rates)
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise ValueError(nearest(name, ("auto", "cpu", "cuda", *NAMES), "device called"))
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"torch sees no CUDA device here: say which one you have in mind ({', '.join(NAMES)}).")
     device = choose_device(name)
+    threads, usable = torch.get_num_threads(), USABLE[device.type]
     if device.type == "cuda":
-        memory = torch.cuda.mem_get_info(device)[0]
-        return Device(torch.cuda.get_device_name(device), str(device), USABLE * memory, native_bf16(device))
-    threads = torch.get_num_threads()
-    title = f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
-    return Device(title, str(device), USABLE * _available(), native_bf16(device))
+        title, free = torch.cuda.get_device_name(device), float(torch.cuda.mem_get_info(device)[0])
+    else:
+        title, free = f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}", _available()
+    return Device(title, str(device), usable * free, usable, native_bf16(device))
 
 
 def _available() -> float:

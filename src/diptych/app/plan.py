@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from diptych import methods
 from diptych.app import devices, sources
 from diptych.app.devices import Device
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 _REMEMBER = 4096  # megabytes, in the switch that is tried
 _MOST_WORKERS = 64
+_LARGE = 50_000_000  # parameters
+_MEMORY = ("config", "precision", "optimizer", "betas", "ema")  # what memory depends on, the batch apart
+_ADAPTED = ("qkv|query|value|q_proj|v_proj", "mlp")  # linear layers that LoRA is tried on, the first that are there
+_READING = ("image_size", "crop", "flip", "augment", "context")  # what the time of reading a sample depends on
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Estimate:
     memory: dict[str, float]
     available: float
     largest: int
+    flops_per_sample: float
     step_seconds: float
     run_seconds: float
     reading: float
@@ -62,7 +69,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Switch:
-    """An option that changes what a run takes. `same` is False where the run would then learn something else."""
+    """An option that changes what a run takes."""
 
     option: str
     estimate: Estimate
@@ -80,16 +87,18 @@ class Plan:
     recipe: Recipe
     parameters: int
     trained: int
-    flops_per_sample: float
     estimate: Estimate
     switches: tuple[Switch, ...] = ()
 
     def told(self) -> dict[str, Any]:
         """As JSON has it, with what can be derived."""
         plain = asdict(self)
-        for one, estimate in [(plain, self.estimate), *zip(plain["switches"], (s.estimate for s in self.switches))]:
+        for one, estimate in [
+            (plain, self.estimate),
+            *zip(plain["switches"], (s.estimate for s in self.switches), strict=True),
+        ]:
             one["estimate"] |= {"bytes": estimate.bytes, "fits": estimate.fits, "limit": estimate.limit}
-        return {**plain, "flops": self.flops_per_sample * self.recipe.samples, "here": self.device.here}
+        return {**plain, "flops": self.estimate.flops_per_sample * self.recipe.samples, "here": self.device.here}
 
 
 def plan(
@@ -123,18 +132,17 @@ def plan(
     place = devices.find(device)
     learn = sources.open_sources(data, "train")
     require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
-    asked = _Asked(method, config or methods.config_class(method)(), _settled(recipe or Recipe(), place))
+    asked = _Asked(method, config or methods.config_class(method)(), settled(recipe or Recipe(), place))
     told(f"{method} as it is")
-    model = asked.build()
+    model = asked.build("meta")
     stages = model.stages(asked.recipe)  # type: ignore[operator]
     trained = {name: value for stage in stages for name, (value, _) in trainable(model, stage).items()}
-    flops = cost.flops_per_sample(model, learn, asked.recipe)
-    estimate = _estimate(asked, model, learn, place)
+    known = asked.estimate(learn, place)
     found = []
-    for option, changed in _switches(asked, estimate, place) if switches else ():
+    for option, changed in _switches(known, place) if switches else ():
         told(option)
         try:
-            found.append(Switch(option, _estimate(changed, changed.build(), learn, place)))
+            found.append(Switch(option, changed.estimate(learn, place, known).estimate))
         except EncoderError:  # a tower that has only one size, or no layer of that name
             continue
     return Plan(
@@ -146,8 +154,7 @@ def plan(
         recipe=asked.recipe,
         parameters=sum(value.numel() for value in model.parameters()),
         trained=sum(value.numel() for value in trained.values()),
-        flops_per_sample=flops,
-        estimate=estimate,
+        estimate=known.estimate,
         switches=tuple(found),
     )
 
@@ -158,37 +165,88 @@ class _Asked:
     config: Any
     recipe: Recipe
 
-    def build(self) -> nn.Module:
+    def build(self, place: str) -> nn.Module:
         """Without the weights of named encoders: cost does not depend on them."""
-        return methods.build(self.method, self.config, weights=False)
+        with torch.device(place):
+            return methods.build(self.method, self.config, weights=False)
 
     def has(self, name: str) -> bool:
+        """Whether the method has an option of this name."""
         return hasattr(self.config, name)
 
+    def estimate(self, data: Dataset, device: Device, known: _Known | None = None) -> _Known:
+        """Memory and time, without what is `known` and does not change.
 
-def _settled(recipe: Recipe, device: Device) -> Recipe:
-    """The recipe with the number format that `auto` means on the device."""
+        For a device that is not here a large method gets no numbers, unless it looks at them.
+        """
+        model = self.build("meta")
+        if device.here or sum(value.numel() for value in model.parameters()) < _LARGE:
+            return self._estimate(self.build("cpu"), data, device, known)
+        try:
+            return self._estimate(model, data, device, known)
+        except NotImplementedError:
+            return self._estimate(self.build("cpu"), data, device, known)
+
+    def _estimate(self, model: nn.Module, data: Dataset, device: Device, known: _Known | None) -> _Known:
+        recipe = self.recipe
+        memory = known.memory if known and self.same(known.asked, *_MEMORY) else self.memory(model, data, device)
+        read = known.read if known and self.same(known.asked, *_READING) else cost.reading(model, data)
+        if known and self.config == known.asked.config:
+            flops = known.estimate.flops_per_sample
+        else:
+            flops = cost.flops_per_sample(model, data, recipe)
+        parts = _parts(self, memory, len(data))
+        most = memory.largest(device.memory - parts.get("remembered features", 0.0))
+        if device.here:
+            fitting = max(1, min(recipe.batch, most * recipe.accumulate))
+            pace = cost.timed(model, data, replace(recipe, batch=fitting), device.place, read=read)
+        else:
+            compute = flops / device.rates[recipe.precision]  # type: ignore[index]
+            pace = Pace(compute, compute, read, cores=max(1, recipe.workers))
+        seconds = pace.run(recipe.samples, len(data), recipe.workers)
+        estimate = Estimate(
+            memory=parts,
+            available=device.memory,
+            largest=most * recipe.accumulate,
+            flops_per_sample=flops,
+            step_seconds=seconds / recipe.samples * recipe.batch,
+            run_seconds=seconds,
+            reading=read / max(1, recipe.workers),
+            computing=replace(pace, read=0.0).run(recipe.samples, len(data), recipe.workers) / recipe.samples,
+        )
+        return _Known(self, estimate, memory, read)
+
+    def memory(self, model: nn.Module, data: Dataset, device: Device) -> Memory:
+        """Counted on batches that fill the tiles of the loss, where it has some."""
+        tile = getattr(self.config, "tile", 0)
+        sizes = (tile, 2 * tile, 4 * tile) if tile > cost.SIZES[0] else cost.SIZES
+        return cost.memory(model, data, self.recipe, device.place, sizes)
+
+    def same(self, other: _Asked, *names: str) -> bool:
+        """Whether these fields, of the recipe or of the configuration, are equal; `config` are all of the latter."""
+        mine, theirs = ({**vars(one.recipe), **vars(one.config), "config": one.config} for one in (self, other))
+        return all(mine.get(name) == theirs.get(name) for name in names)
+
+
+@dataclass(frozen=True)
+class _Known:
+    asked: _Asked
+    estimate: Estimate
+    memory: Memory
+    read: float
+
+
+def settled(recipe: Recipe, device: Device) -> Recipe:
+    """The recipe with the number format that `auto` means on the device.
+
+    Raises:
+        ValueError: bf16 is asked for, and the device has no such arithmetic.
+    """
+    if recipe.precision == "bf16" and not device.bf16 and not device.here:
+        raise ValueError(f"{device.title} has no bf16 arithmetic: use --precision fp32.")
     if recipe.precision != "auto":
         return recipe
     return replace(recipe, precision="bf16" if device.bf16 else "fp32")
-
-
-def _estimate(asked: _Asked, model: nn.Module, data: Dataset, device: Device) -> Estimate:
-    recipe = asked.recipe
-    memory = cost.memory(model, data, recipe, device.place)
-    parts = _parts(asked, memory, len(data))
-    most = memory.largest(device.memory - parts.get("remembered features", 0.0))
-    pace = _pace(model, data, recipe, device, most)
-    seconds = pace.run(recipe.samples, len(data), recipe.workers)
-    return Estimate(
-        memory=parts,
-        available=device.memory,
-        largest=most * recipe.accumulate,
-        step_seconds=seconds / recipe.samples * recipe.batch,
-        run_seconds=seconds,
-        reading=pace.read / max(1, recipe.workers),
-        computing=replace(pace, read=0.0).run(recipe.samples, len(data), recipe.workers) / recipe.samples,
-    )
 
 
 def _parts(asked: _Asked, memory: Memory, samples: int) -> dict[str, float]:
@@ -210,27 +268,21 @@ def _parts(asked: _Asked, memory: Memory, samples: int) -> dict[str, float]:
     return {name: size for name, size in parts.items() if size or name in always}
 
 
-def _pace(model: nn.Module, data: Dataset, recipe: Recipe, device: Device, most: int) -> Pace:
-    if device.here:
-        fitting = max(1, min(recipe.batch, most * recipe.accumulate))
-        return cost.timed(model, data, replace(recipe, batch=fitting), device.place)
-    compute = cost.flops_per_sample(model, data, recipe) / device.rates[recipe.precision]  # type: ignore[index]
-    return Pace(compute, compute, cost.reading(model, data), threads=0, cores=max(1, recipe.workers))
-
-
-def _switches(asked: _Asked, now: Estimate, device: Device) -> Iterator[tuple[str, _Asked]]:
+def _switches(known: _Known, device: Device) -> Iterator[tuple[str, _Asked]]:
     """The options that would change what a run takes, of those that method, recipe and device have."""
-    recipe = asked.recipe
-    if recipe.batch >= 2:
-        yield f"--batch {recipe.batch // 2}", replace(asked, recipe=replace(recipe, batch=recipe.batch // 2))
-    if recipe.batch >= 2 * recipe.accumulate:
-        parts = 2 * recipe.accumulate
+    asked, recipe = known.asked, known.asked.recipe
+    most = max(1, known.memory.largest(device.memory))  # at once
+    batch = min(recipe.batch // 2, 2 ** (most.bit_length() - 1) * recipe.accumulate)
+    parts = recipe.accumulate * max(2, 2 ** math.ceil(math.log2(cost.samples_at_once(recipe) / most)))
+    if batch >= recipe.accumulate:
+        yield f"--batch {batch}", replace(asked, recipe=replace(recipe, batch=batch))
+    if recipe.batch >= parts:
         yield f"--accumulate {parts}", replace(asked, recipe=replace(recipe, accumulate=parts))
     if recipe.precision == "fp32" and device.bf16:
         yield "--precision bf16", replace(asked, recipe=replace(recipe, precision="bf16"))
     if recipe.ema:
         yield "--ema 0", replace(asked, recipe=replace(recipe, ema=0.0))
-    wanted = _workers(now, recipe, device)
+    wanted = _workers(known.estimate, recipe, device)
     if wanted > recipe.workers:
         yield f"--workers {wanted}", replace(asked, recipe=replace(recipe, workers=wanted))
     for option, changes in _of_config(asked):
@@ -245,7 +297,7 @@ def _workers(now: Estimate, recipe: Recipe, device: Device) -> int:
 
 def _of_config(asked: _Asked) -> Iterator[tuple[str, dict[str, Any]]]:
     config, at_once = asked.config, cost.samples_at_once(asked.recipe)
-    if asked.has("tile") and not config.tile and at_once >= 8:
+    if asked.has("tile") and not config.tile and at_once >= 64:
         tile = min(256, at_once // 4)
         yield f"--tile {tile}", {"tile": tile}
     if asked.has("image_size"):
@@ -253,8 +305,11 @@ def _of_config(asked: _Asked) -> Iterator[tuple[str, dict[str, Any]]]:
     named = [side for side in ("image", "text") if ":" in str(getattr(config, side, ""))]
     patterns = tuple(rf"^{side}\." for side in named)
     if asked.has("freeze") and named and not set(patterns) <= set(config.freeze):
-        yield f"--freeze {' '.join(map(repr, patterns))}", {"freeze": (*config.freeze, *patterns)}
+        listed = " ".join(f"'{pattern}'" for pattern in patterns)
+        yield f"--freeze {listed}", {"freeze": (*config.freeze, *patterns)}
     if asked.has("lora") and named and not config.lora and importlib.util.find_spec("peft"):
-        yield "--lora 'att'", {"lora": ("att",)}
+        linear = [name for name, layer in asked.build("meta").named_modules() if isinstance(layer, torch.nn.Linear)]
+        for pattern in [one for one in _ADAPTED if any(re.search(one, name) for name in linear)][:1]:
+            yield f"--lora '{pattern}'", {"lora": (pattern,)}
     if asked.has("remember") and not config.remember and any(re.match(r"\^?(image|text)", p) for p in config.freeze):
         yield f"--remember {_REMEMBER} --crop 1 1", {"remember": _REMEMBER, "crop": (1.0, 1.0), "augment": "none"}

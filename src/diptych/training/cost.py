@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,14 @@ from diptych.batch import Batch
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.loader import Loader
 from diptych.recipe import Recipe, Stage
-from diptych.training import counting, distributed, loop, optimiser, precision, schedule
+from diptych.training import counting, loop, optimiser, precision, schedule
 from diptych.training.distributed import Place
 from diptych.training.precision import Precision
 from diptych.training.schedule import Span
 from diptych.training.state import Run
 
-SIZES = (8, 16, 32)  # with fewer samples the gradient of one large weight would hide the activations
+SIZES = (8, 16, 32)
+"""batches on which growth is counted"""
 STATES = {"adamw": 2, "lamb": 2, "sgd": 1}  # numbers that an optimiser keeps for each parameter that it trains
 _PROBE_SECONDS = 1.0  # a measured step takes about so long at most, where a smaller batch can see to it
 _PROBE_BATCH = 8  # and no smaller batch than this is measured
@@ -63,10 +64,10 @@ class Growth:
 class Memory:
     """Bytes that training holds on its device, by part.
 
-    `moments` are what a forward and backward pass over the samples that go through at once (a batch, or one of its
-    accumulated parts) holds when it holds most: the batch, all that is saved for the backward pass, and what exists for
-    a moment only. Which moment holds most depends on the batch. `kept` is what the method keeps of every sample for
-    good, such as features of frozen towers.
+    A forward and backward pass over the samples that go through at once (a batch, or one of its accumulated parts)
+    holds the batch, all that is saved for the backward pass, and what exists for a moment only. `moments` are those in
+    which it holds most, one for small and another for large batches. `kept` is what the method keeps of every sample
+    for good, such as features of frozen towers.
     """
 
     weights: int
@@ -168,16 +169,25 @@ def flops(method: nn.Module, batch: Batch, stage: Stage | None = None) -> float:
 def flops_growth(method: nn.Module, data: Dataset, stage: Stage) -> tuple[Growth, Growth]:
     """Operations of a forward and backward pass over the batch: of samples seen first, and of the same seen again."""
     first, again = _batches(method, data)
-    counts = counting.on_copy(method, stage, torch.device("cpu"), [*first, *again], counting.flops)
-    points = list(zip((batch.size for batch in (*first, *again)), counts, strict=True))
-    return Growth.through(dict(points[: len(SIZES)])), Growth.through(dict(points[len(SIZES) :]))
+    counts = counting.on_copy(method, stage, torch.device("cpu"), first, counting.flops, again)
+    points = [(batch.size, value) for batch, value in zip((*first, *again), counts, strict=True)]
+    return Growth.through(dict(points[: len(first)])), Growth.through(dict(points[len(first) :]))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def memory(method: nn.Module, data: Dataset, recipe: Recipe, device: torch.device | str = "cpu") -> Memory:
-    """Bytes that training needs on a device that torch has here, in the stage that needs most."""
+def memory(
+    method: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    sizes: tuple[int, int, int] = SIZES,
+) -> Memory:
+    """Bytes that training needs on a device that torch has here, in the stage that needs most.
+
+    What grows up to a limit only, such as tiles of a loss, must have reached it in all three `sizes` of batches.
+    """
     place = torch.device(device)
     chosen = recipe.precision if recipe.precision != "auto" else precision.choose("auto", place)
     stages = _stages(method, recipe)
@@ -186,7 +196,8 @@ def memory(method: nn.Module, data: Dataset, recipe: Recipe, device: torch.devic
     states = STATES[recipe.optimizer] if recipe.optimizer != "sgd" or recipe.betas[0] else 0
     found = []
     for stage, values in zip(stages, trained, strict=True):
-        moments, kept = held_growth(method, loop.data_of(stage, data), stage, chosen, place)
+        batches, _ = _batches(method, loop.data_of(stage, data), sizes)
+        moments, kept = held_growth(method, batches, stage, chosen, place)
         found.append(
             Memory(
                 weights=counting.size_of([*method.parameters(), *method.buffers()]),
@@ -201,28 +212,35 @@ def memory(method: nn.Module, data: Dataset, recipe: Recipe, device: torch.devic
 
 
 def held_growth(
-    method: nn.Module, data: Dataset, stage: Stage, chosen: Precision, device: torch.device
+    method: nn.Module, batches: Sequence[Batch], stage: Stage, chosen: Precision, device: torch.device
 ) -> tuple[tuple[Growth, ...], float]:
     """The `moments` of `Memory`, and the bytes that are kept of a sample for good."""
 
     def count(method: nn.Module, batch: Batch, stage: Stage) -> counting.Held:
         return counting.held(method, batch, stage, chosen)
 
-    batches, _ = _batches(method, data)
     native = chosen == "fp32" or precision.native_bf16(device)
-    counts = counting.on_copy(method, stage, device, batches, count, compute=native)
+    held = counting.on_copy(method, stage, device, batches, count, compute=native)
+    # a loop over tiles has more moments in a larger batch: then only landmarks can be told to be the same moment
+    alike = len({len(one.course) for one in held}) == 1
+    courses = [one.course if alike else one.landmarks for one in held]
     sizes = [batch.size for batch in batches]
-    *moments, after = (Growth.through(dict(zip(sizes, values, strict=True))) for values in zip(*counts, strict=True))
-    return tuple(moments), after.sample
+    moments = [Growth.through(dict(zip(sizes, values, strict=True))) for values in zip(*courses, strict=True)]
+    largest = {max(moments, key=lambda moment: moment(batch)) for batch in (2 ** np.arange(21)).tolist()}
+    after = Growth.through(dict(zip(sizes, (one.after for one in held), strict=True)))
+    return tuple(largest), after.sample
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
-def timed(method: nn.Module, data: Dataset, recipe: Recipe, device: str = "auto", steps: int = 3) -> Pace:
-    """Measures `steps` optimiser steps on samples seen first and on the same seen again, and reading apart from them.
+def timed(
+    method: nn.Module, data: Dataset, recipe: Recipe, device: str = "auto", steps: int = 3, read: float | None = None
+) -> Pace:
+    """Measures `steps` optimiser steps on samples seen first and on the same seen again; `read` too, unless given.
 
-    Where a whole batch would take long, a smaller one is measured. Compiling (`recipe.compile`) is left out.
+    Where a whole batch would take long, a smaller one is measured, and fewer steps. Compiling (`recipe.compile`) is
+    left out.
     """
     place = Place(precision.choose_device(device))
     stages = _stages(method, recipe)
@@ -232,15 +250,15 @@ def timed(method: nn.Module, data: Dataset, recipe: Recipe, device: str = "auto"
         probe = _Probe(counting.real_copy(method, place.device), data, recipe, place, Path(folder))
         for stage in stages:
             small = min(_PROBE_BATCH, recipe.batch)
-            probe.seconds(stage, small, 1)  # the first step of all prepares libraries
-            slow = statistics.median(probe.seconds(stage, small, 2)) / small
+            slow = probe.seconds(stage, small, 1)[-1] / small  # the first step prepares libraries
             batch = min(recipe.batch, max(small, 2 ** int(np.log2(_PROBE_SECONDS / slow))))
+            steps = min(steps, max(1, int(steps * _PROBE_SECONDS / (slow * batch))))
             seconds = probe.seconds(stage, batch, steps + 1)
             share = stage.share / whole / batch
             first += share * statistics.median(seconds[1 : steps + 1])
             again += share * statistics.median(seconds[steps + 1 :])
     threads = torch.get_num_threads() if place.device.type == "cpu" else 0
-    return Pace(first, again, reading(method, data), threads, cores())
+    return Pace(first, again, reading(method, data) if read is None else read, threads, cores())
 
 
 def reading(method: nn.Module, data: Dataset, samples: int = 64) -> float:
@@ -283,20 +301,26 @@ class _Probe:
         return found
 
 
-def _batches(method: nn.Module, data: Dataset) -> tuple[list[Batch], list[Batch]]:
-    """Batches of `SIZES` different samples, padded alike, and the same samples as another epoch shows them."""
-    count = sum(SIZES)
+def _batches(method: nn.Module, data: Dataset, sizes: tuple[int, int, int] = SIZES) -> tuple[list[Batch], list[Batch]]:
+    """Batches of some sizes, padded alike, and the same samples as another epoch shows them.
+
+    The samples are different ones, up to a number that is quickly read.
+    """
+    count = min(sum(sizes), sum(SIZES))
     with counting.undisturbed():
         looks = list(_loader(method, _spread(data, count), count).batches(0, 2 * count))
-    bounds = list(itertools.pairwise((0, *itertools.accumulate(SIZES))))
-    first, again = ([_cut(look, *bound) for bound in bounds] for look in looks)
+    bounds = list(itertools.pairwise((0, *itertools.accumulate(sizes))))
+    first, again = ([_taken(look, torch.arange(*bound) % look.size) for bound in bounds] for look in looks)
     return first, again
 
 
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    """A copy of some rows, as a mere slice would hold, and be counted as, the memory of all."""
-    cut = distributed.rows(batch, start, stop)
-    return Batch({k: v.clone() if isinstance(v, Tensor) else v for k, v in cut.items()}, cut.sample_keys)
+def _taken(batch: Batch, rows: Tensor) -> Batch:
+    """A copy of some rows: a slice would hold, and be counted as, the memory of all."""
+    values = {
+        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in rows.tolist()]
+        for name, value in batch.items()
+    }
+    return Batch(values, [batch.sample_keys[row] for row in rows.tolist()])
 
 
 def _loader(method: Any, data: Dataset, batch: int) -> Loader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,7 +29,9 @@ from diptych.training import optimiser, precision
 from diptych.training.precision import Precision
 
 T = TypeVar("T")
-_LARGE = 50_000_000  # parameters from which on counting without computing is quicker than computing
+_LARGE = 2.5e9  # samples times parameters from which on counting without computing is quicker than computing
+# on a CPU, oneDNN lays the inputs and outputs of convolutions out anew, in memory that torch does not see
+_RELAID = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 _copies = itertools.count(1)
 
 
@@ -45,15 +47,19 @@ def flops(method: Any, batch: Batch, stage: Stage) -> float:
 
 
 class Held(NamedTuple):
-    """Bytes alive in a pass, without weights and their gradients: at the peaks of its halves, between them, after it.
-
-    What is left `after` it is not counted in `between` and `backward`.
+    """Bytes alive in a pass, without weights and their gradients: its `course`, of which `forward` moments belong to
+    the forward pass, and what is left `after` it (and not counted in the backward part of the course).
     """
 
+    course: list[int]
     forward: int
-    between: int
-    backward: int
     after: int
+
+    @property
+    def landmarks(self) -> list[int]:
+        """The peak of the forward pass, its end, and the peak of the backward pass."""
+        forward, backward = self.course[: self.forward], self.course[self.forward :]
+        return [max(forward), backward[0], max(backward)]
 
 
 def held(method: Any, batch: Batch, stage: Stage, chosen: Precision) -> Held:
@@ -70,12 +76,13 @@ def held(method: Any, batch: Batch, stage: Stage, chosen: Precision) -> Held:
     with live:
         with precision.autocast(next(method.parameters()).device, chosen):
             loss = method.loss(batch, Step(stage=stage.name)).total
-        middle, between = len(live.course), live.now
+        forward = len(live.course)
+        live.course.append(live.now)  # the first moment of the backward pass, with nothing new
         loss.backward()
     for hook in hooks:
         hook.remove()
     after = live.now - size_of([loss, *batch.values()])
-    return Held(max(live.course[:middle]), between - after, max(live.course[middle:]) - after, after)
+    return Held(live.course[:forward] + [held - after for held in live.course[forward:]], forward, after)
 
 
 def size_of(values: Iterable[Any]) -> int:
@@ -96,6 +103,8 @@ class _Live(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             self.add(value)
+        if func in _RELAID and args[0].device.type == "cpu":
+            self.course.append(self.now + size_of([*args[:2], *tree_leaves(result)]))
         return result
 
     def add(self, value: Any) -> None:
@@ -123,26 +132,44 @@ def on_copy(
     method: nn.Module,
     stage: Stage,
     device: torch.device,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     count: Callable[[nn.Module, Batch, Stage], T],
+    again: Sequence[Batch] = (),
     *,
     compute: bool = True,
 ) -> list[T]:
     """What `count` says of each of the batches, in turn, of a copy of the method that trains what the stage trains.
 
-    Where the method is large, or `compute` is False, the tensors have no numbers, unless the method looks at them.
+    Where that would take long, where the method is on the meta device, or where `compute` is False, the tensors have no
+    numbers, unless the method looks at them. Then `again`, what another epoch makes of `batches`, counts like these.
+
+    Raises:
+        NotImplementedError: the method is on the meta device, and looks at its numbers.
     """
-    batches = list(batches)
     with undisturbed():
-        if not compute or sum(value.numel() for value in method.parameters()) > _LARGE:
+        values = list(method.parameters())
+        work = sum(value.numel() for value in values) * sum(batch.size for batch in batches)
+        if not compute or work > _LARGE or values[0].is_meta:
             try:
-                with FakeTensorMode(allow_non_fake_inputs=True):
-                    copy = _prepared(_empty_copy(method, device), stage)
-                    return [count(copy, _empty(batch, device), stage) for batch in batches]
+                found = _on_empty_copy(method, stage, device, batches, count)
+                return found + found[: len(again)]
             except RuntimeError:  # so torch says that there are no numbers; any other fault comes again below
                 pass
         copy = _prepared(real_copy(method, device), stage)
-        return [count(copy, batch.to(device), stage) for batch in batches]
+        return [count(copy, batch.to(device), stage) for batch in (*batches, *again)]
+
+
+def _on_empty_copy(
+    method: nn.Module,
+    stage: Stage,
+    device: torch.device,
+    batches: Sequence[Batch],
+    count: Callable[[nn.Module, Batch, Stage], T],
+) -> list[T]:
+    """The same on tensors that have shapes and no numbers."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        copy = _prepared(_empty_copy(method, device), stage)
+        return [count(copy, _empty(batch, device), stage) for batch in batches]
 
 
 def real_copy(method: nn.Module, device: torch.device) -> nn.Module:
@@ -178,7 +205,8 @@ def _empty_copy(method: nn.Module, device: torch.device) -> nn.Module:
     values: dict[int, Any] = {id(value): torch.empty_like(value, device=device) for value in method.buffers()}
     for value in method.parameters():
         values[id(value)] = nn.Parameter(torch.empty_like(value, device=device), value.requires_grad)
-    return deepcopy(method, values)
+    with unset_fake_temporarily():  # tensors that the method does not register keep their numbers
+        return deepcopy(method, values)
 
 
 def _empty(batch: Batch, device: torch.device) -> Batch:

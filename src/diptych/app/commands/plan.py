@@ -25,7 +25,7 @@ class Options:
     preset: str = ""
     """start from a named configuration of the method, such as `paper`; other options still override it"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N, where time is measured; or one that is not here: cuda:h100, cuda:a100, cuda:rtx4090..."""
+    """auto, cpu, cuda or cuda:N, where time is measured; or one that is not here, such as cuda:h100 or cuda:rtx4090"""
     quick: bool = False
     """leave out the table of switches"""
     json: bool = False
@@ -92,7 +92,7 @@ def show(made: Plan) -> None:
     fits = "fits" if now.fits else "does not fit"
     terminal.say(f"A batch of {recipe.batch:,}{_parts(recipe)} {fits}: {size(now.bytes)} of {size(now.available)}.")
     terminal.say(f"Largest batch:  {_largest(now)}")
-    operations = made.flops_per_sample
+    operations = now.flops_per_sample
     terminal.say(
         f"Operations:     {_scaled(operations)}FLOP a sample, {_scaled(operations * recipe.samples)}FLOP in all"
     )
@@ -101,7 +101,7 @@ def show(made: Plan) -> None:
     if made.switches:
         lines = [("as it is", now), *((switch.option, switch.estimate) for switch in made.switches)]
         terminal.say("\nWhich switch buys what:")
-        columns = ("switch", "memory", "largest batch", "time", "time against now")
+        columns = ("switch", "memory", "largest batch", "computing a sample", "time", "against now")
         terminal.table(columns, [_row(option, one, now) for option, one in lines], right=columns[1:])
     for note in _notes(made):
         terminal.say(note)
@@ -153,20 +153,21 @@ def _row(option: str, one: Estimate, now: Estimate) -> tuple[str, ...]:
     from diptych.app import wording
 
     fits = "" if one.fits else " (does not fit)"
-    ratio = f"{one.run_seconds / now.run_seconds:.2f}"
-    return option, size(one.bytes) + fits, f"{one.largest:,}", wording.duration(one.run_seconds), ratio
+    computing, ratio = f"{1e3 * one.computing:.3g} ms", f"{one.run_seconds / now.run_seconds:.2f}"
+    return option, size(one.bytes) + fits, f"{one.largest:,}", computing, wording.duration(one.run_seconds), ratio
 
 
 def _notes(made: Plan) -> list[str]:
-    from diptych.app.devices import SHARE, USABLE
+    from diptych.app.devices import SHARE
 
     notes = [
-        f"Planned with {USABLE:.0%} of the memory that is free; evaluations on the way and at the end come on top."
+        f"Planned with {made.device.usable:.0%} of the memory that is free, as gaps between allocations take the rest. "
+        "Evaluations on the way and at the end come on top of the time."
     ]
     if not made.device.here:
         notes.append(
-            f"{made.device.title} is not here: time is operations at {SHARE:.0%} of the peak rate of its data sheet (small "
-            "towers reach less), reading is timed on this machine, and memory is counted as a CPU with the same number "
-            "format takes it."
+            f"{made.device.title} is not here: time is operations at {SHARE:.0%} of the peak rate of its data sheet "
+            "(small towers reach less), reading is timed on this machine, and memory is counted as a CPU with the same "
+            "number format takes it."
         )
     return notes
