@@ -69,6 +69,17 @@ class Convolves(Plain):
         return Terms(mean=self.first(batch.image[:, None]).mean())
 
 
+class Depthwise(Plain):
+    """Two convolutions of four channels, each on its own, over two pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv1d(4, 4, 3, padding=1, groups=4, bias=False) for _ in range(2))
+
+    def loss(self, batch: Batch, step: Step) -> Terms:
+        return Terms(mean=self.second(self.first(batch.image.view(-1, 4, 2))).mean())
+
+
 class Remembers(Plain):
     """Computes the first map, which is frozen, only of rows that it has not seen."""
 
@@ -109,6 +120,11 @@ def test_what_is_frozen_has_no_backward_pass():
 def test_attention_counts_as_its_products():
     linear, products = 2 * 4 * 2 * 6, 2 * (2 * 4 * 4 * 2)
     assert cost.flops(Attends(), pictures(3)) == 2 * linear + 3 * products
+
+
+def test_the_groups_of_a_convolution_count_both_ways():
+    one = 2 * 2 * 4 * 3
+    assert cost.flops(Depthwise(), pictures(5)) == 2 * one + one + 2 * one
 
 
 def test_operations_on_pairs_grow_with_the_square_of_the_batch():

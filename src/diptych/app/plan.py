@@ -307,7 +307,7 @@ def _of_config(asked: _Asked) -> Iterator[tuple[str, dict[str, Any]]]:
     if asked.has("freeze") and named and not set(patterns) <= set(config.freeze):
         listed = " ".join(f"'{pattern}'" for pattern in patterns)
         yield f"--freeze {listed}", {"freeze": (*config.freeze, *patterns)}
-    if asked.has("lora") and named and not config.lora and importlib.util.find_spec("peft"):
+    if asked.has("lora") and named and not (config.lora or config.freeze) and importlib.util.find_spec("peft"):
         linear = [name for name, layer in asked.build("meta").named_modules() if isinstance(layer, torch.nn.Linear)]
         for pattern in [one for one in _ADAPTED if any(re.search(one, name) for name in linear)][:1]:
             yield f"--lora '{pattern}'", {"lora": (pattern,)}

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from diptych.batch import Batch, Step
 from diptych.recipe import Stage
@@ -41,9 +41,18 @@ def flops(method: Any, batch: Batch, stage: Stage) -> float:
     Products of matrices and convolutions count, and attention as the products that it is.
     """
     # each kernel of attention counts otherwise (recomputed products, or none at all): plain products count everywhere
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
         method.loss(batch, Step(stage=stage.name)).total.backward()
     return float(counter.get_total_flops())
+
+
+def _convolution_backward(*args: Any, **_: Any) -> int:
+    """Each gradient takes as much as the convolution; torch's formula forgets its groups (pytorch/pytorch#183405)."""
+    result, inputs, weight, transposed, wanted = (args[place] for place in (0, 1, 2, 7, 10))
+    return sum(wanted[:2]) * conv_flop_count(inputs, weight, result, transposed)
+
+
+_FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 class Held(NamedTuple):
