@@ -55,7 +55,8 @@ class How:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     at_a_time: int = 0
-    """trainings that run beside each other; 0: one a GPU, or one for every four cores"""
+    """trainings that run beside each other; 0: one a GPU, or one for every four cores. On a CPU each then has fewer
+    threads, which changes the last digits of sums"""
     allow_leaks: bool = False
     """go on where judged pictures are also among the trained ones"""
     runs: Path | None = None
