@@ -198,6 +198,7 @@ def page(result: dict) -> str:
         "that of the tensors, which is what is planned, and that of the whole process, with the gaps that allocators",
         "keep, for which a plan leaves a share of the memory free.",
         "",
+        *([result["note"], ""] if result.get("note") else []),
         "| method | setting | batch | planned | tensors | error | process | error | step planned | measured | error |",
         "|" + " --- |" * 2 + " ---: |" * 9,
     ]
