@@ -70,6 +70,12 @@ def test_says_all_that_was_asked(unbroken: Path) -> None:
     assert "<html" in (unbroken / "index.html").read_text()
 
 
+def test_the_commit_is_that_of_the_runs(unbroken: Path) -> None:
+    """Runs that were made before are told with the code that made them, not with the code that reads them."""
+    run = next((unbroken / "runs").glob("*/run.json"))
+    assert comparison.read(unbroken).machine["commit"] == json.loads(run.read_text())["commit"]
+
+
 def test_sides_start_alike_and_see_the_same_order(unbroken: Path) -> None:
     """With the same seed both towers start from the same weights, so that one more FILIP would equal the first."""
     twice = replace(CONTEST, contestants=("clip", "clip:tile=3"), seeds=1)

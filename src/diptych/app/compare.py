@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from diptych import __version__, methods, results
+from diptych import methods, results
 from diptych.app import budgets, compare_page, jobs, judging, leaks, measure, runs, sources
 from diptych.app.comparison import Comparison, Contestant, Cost, write
 from diptych.app.contestants import Side, sides
@@ -241,19 +240,7 @@ def _machine(finished: dict[Any, runs.Run], at_a_time: int, start: float) -> dic
         "threads": torch.get_num_threads(),
         "at_a_time": at_a_time,
         "versions": first.info.get("versions", {}),
-        "commit": commit(),
+        "commit": ", ".join(sorted({str(run.info.get("commit", "not recorded")) for run in finished.values()})),
         "started": min(str(run.info["started"]) for run in finished.values()),
         "wall_seconds": round(time.perf_counter() - start, 1),
     }
-
-
-def commit() -> str:
-    """The commit of the checkout that this library runs from (a trailing +: files had changed), or its version."""
-    here = Path(__file__).parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, timeout=10
-        )
-    except OSError:  # no git
-        return f"diptych {__version__}"
-    return run.stdout.strip() or f"diptych {__version__}"

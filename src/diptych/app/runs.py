@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diptych import results
+from diptych import __version__, results
 from diptych.config import to_dict
 from diptych.results import Row
 
@@ -134,6 +135,7 @@ def describe(method: str, config: Any, recipe: Any, data: Mapping[str, Any], tas
         "tasks": list(tasks),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
+        "commit": commit(),
     }
 
 
@@ -152,6 +154,18 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # an extra that is not installed
             continue
     return found
+
+
+def commit() -> str:
+    """The commit of the checkout that this library runs from (a trailing +: files had changed), or its version."""
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except OSError:  # no git
+        return f"diptych {__version__}"
+    return run.stdout.strip() or f"diptych {__version__}"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from diptych import methods, results
-from diptych.app import api, compare, jobs, runs, scale_page, sources
+from diptych.app import api, jobs, runs, scale_page, sources
 from diptych.app.comparison import plain
 from diptych.app.contestants import Side, side
 from diptych.app.laws import LOSS, Law, laws, rows, short
@@ -120,7 +120,7 @@ def scale(study: Study, out: str | Path, *, device: str = "auto", at_a_time: int
         machine={
             "device": finished[0].finished["device"],
             "versions": finished[0].info.get("versions", {}),
-            "commit": compare.commit(),
+            "commit": runs.commit(),
             "started": min(str(run.info["started"]) for run in finished),
         },
     )
