@@ -1,6 +1,6 @@
 """What `diptych plan` says before a run, against what the run then takes.
 
-    python benchmarks/plan.py                    on the CPU: writes results/plan.json and docs/plan.md (three minutes)
+    python benchmarks/plan.py                    on the CPU: writes results/plan.json and docs/plan.md (six minutes)
     python benchmarks/plan.py --device cuda      the same on a GPU
     python benchmarks/plan.py --table            only writes the page again
 
@@ -198,7 +198,6 @@ def page(result: dict) -> str:
         "that of the tensors, which is what is planned, and that of the whole process, with the gaps that allocators",
         "keep, for which a plan leaves a share of the memory free.",
         "",
-        *([result["note"], ""] if result.get("note") else []),
         "| method | setting | batch | planned | tensors | error | process | error | step planned | measured | error |",
         "|" + " --- |" * 2 + " ---: |" * 9,
     ]
