@@ -30,8 +30,8 @@ import torch
 
 from diptych import methods, training
 from diptych.app import plan, sources
-from diptych.app.commands.plan import size
 from diptych.app.devices import Device, find
+from diptych.app.wording import size
 from diptych.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent

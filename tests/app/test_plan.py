@@ -8,9 +8,9 @@ import torch
 from app_helpers import FLAGS, tiny
 
 from diptych.app import devices, plan
-from diptych.app.commands.plan import size
 from diptych.app.devices import Device
 from diptych.app.main import main
+from diptych.app.wording import size
 from diptych.batch import MissingField
 from diptych.recipe import Recipe
 from diptych.training import cost

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "claim": "measure what a method's card says that it does better than its baseline",
     "report": "write one page about one or several runs",
     "export": "write a run as a transformers or open_clip model",
+    "bench": "measure time and memory against a peer on this machine",
     "status": "which of the published systems has what, and what shows it",
     "demo": "train CLIP and FILIP on real pictures and show what they learned",
 }

@@ -95,6 +95,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400:,} days {whole % 86400 // 3600} h"
 
 
+def size(number: float) -> str:
+    """Bytes as people read them: `940 kB`, `8.4 MB`, `1.2 GB`."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number / 1e3:,.0f} kB"
+
+
 def count(number: float) -> str:
     """`940`, `12,300`, `4.1 M`, `1.2 G`; nothing for NaN."""
     if math.isnan(number):

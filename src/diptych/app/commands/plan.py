@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diptych import methods
 from diptych.app import options
 from diptych.app.commands import train
+from diptych.app.wording import size
 from diptych.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -105,14 +106,6 @@ def show(made: Plan) -> None:
         terminal.table(columns, [_row(option, one, now) for option, one in lines], right=columns[1:])
     for note in _notes(made):
         terminal.say(note)
-
-
-def size(number: float) -> str:
-    """Bytes as people read them: `940 kB`, `8.4 MB`, `1.2 GB`."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if number >= unit:
-            return f"{number / unit:,.1f} {name}"
-    return f"{number / 1e3:,.0f} kB"
 
 
 def _scaled(number: float) -> str:

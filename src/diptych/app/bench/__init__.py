@@ -1,0 +1,14 @@
+"""Benchmarks: each sets ours against a peer, or against the plain form of the same computation, in one run.
+
+A benchmark is a module of this package with a frozen dataclass `Options` (every field has a default and a docstring;
+one called `device` says where it runs) and `cases(options) -> list[Case]`, and a line in `NAMES`. `measure` times the
+forms of a case in turn and takes the memory of each in a process of its own; `page` writes docs/speed.md from results.
+"""
+
+from __future__ import annotations
+
+NAMES: dict[str, str] = {
+    "info_nce": "tiled InfoNCE against the plain form",
+    "late_interaction": "tiled late interaction against the plain form",
+}
+"""module -> what it sets against what, in the order in which they are listed"""
