@@ -157,6 +157,13 @@ def test_where_only_seeds_differ_it_is_the_t_test_of_three_numbers() -> None:
     assert statistics.permutation_test(a, zero) == pytest.approx(1 - t / math.sqrt(2 + t * t), abs=0.01)
 
 
+def test_seeds_whose_means_agree_by_accident_are_not_certain() -> None:
+    # means move in steps of 1/4: the variance of rounding, 1/4**2 / 12, over two seeds, times t(1) = 12.7
+    estimate = statistics.paired_difference([[1, 0, 0, 0], [0, 1, 0, 0]], np.zeros((2, 4)))
+    assert estimate.value == 0.25
+    assert estimate.high - estimate.value == pytest.approx(12.706 * math.sqrt(1 / 16 / 12 / 2), rel=0.1)
+
+
 def test_one_seed_of_hits_and_misses_is_the_exact_test_of_mcnemar() -> None:
     a, b = np.ones(50), np.ones(50)
     a[0], b[1:10] = 0, 0  # they disagree on ten, and a is right on nine

@@ -278,7 +278,8 @@ def _spread(table: Floats) -> tuple[float, float]:
 
     Returns:
         The share of the units' spread (a standard deviation) that is their own and not left-over noise of the runs,
-        and the standard error that comes from the seeds, noise included.
+        and the standard error that comes from the seeds, noise included. A seed's mean of hits and misses moves in
+        steps, and so may agree with another's by accident: the variance of rounding to such a step is added.
     """
     seeds = len(table)
     if seeds == 1:
@@ -287,7 +288,9 @@ def _spread(table: Floats) -> tuple[float, float]:
     noise = float(((table - by_seed - by_unit + table.mean()) ** 2).sum()) / (seeds * (seeds - 1))
     units = float(((by_unit - table.mean()) ** 2).sum())
     kept = math.sqrt(max(0.0, 1 - noise / units)) if units > 0 else 0.0
-    return kept, math.sqrt(float(by_seed.var(ddof=1)) / seeds)
+    gaps = np.diff(np.sort(table.round(9), axis=1), axis=1)
+    step = min(gaps[gaps > 0], default=0.0) / table.shape[1]
+    return kept, math.sqrt((float(by_seed.var(ddof=1)) + step**2 / 12) / seeds)
 
 
 def _student(seeds: int, seed: int, resamples: int) -> Floats:
