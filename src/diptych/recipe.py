@@ -50,6 +50,8 @@ class Recipe:
     """how often the run is saved on the way, the end included"""
     max_broken: float = 0.05
     """largest share of samples that may be broken before the run stops"""
+    max_nonfinite: int = 5
+    """steps in a row that are skipped because their loss or gradient is not finite; one more stops the run"""
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,17 @@ def test_records_of_several_processes_are_averaged() -> None:
 
 
 def test_the_words_of_a_record() -> None:
-    record = {"terms": {"a": 1.0, "b": 0.5}, "loss": 1.5, "samples_per_second": 100.0, "wait": 0.25, "memory_gb": 1.26}
+    record = {
+        "terms": {"a": 1.0, "b": 0.5},
+        "loss": 1.5,
+        "samples_per_second": 100.0,
+        "wait": 0.25,
+        "memory_gb": 1.26,
+        "skipped": 0,
+    }
     line = logs.line_of(record, left=370_000)
     assert line == "loss 1.5 (a 1, b 0.5)  100/s  waits 25%  1.3 GB  1:01:40 left"
+    assert "1.3 GB  3 skipped  1:01:40 left" in logs.line_of({**record, "skipped": 3}, left=370_000)
     assert logs.line_of({**record, "terms": {"a": 1.5}}, left=100).startswith("loss 1.5  100/s")
 
 

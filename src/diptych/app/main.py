@@ -80,7 +80,7 @@ def _sentence(error: Exception) -> str:
     """What went wrong on one line; an error that nobody foresaw also names its type and how to see more."""
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = " ".join(str(said).split())
-    if isinstance(error, (ValueError, OSError, ImportError, LookupError, ArithmeticError)) and " " in text:
+    if isinstance(error, (ValueError, OSError, ImportError, LookupError, ArithmeticError, MemoryError)) and " " in text:
         return text
     return f"{type(error).__name__}: {text or 'no message'} (DIPTYCH_DEBUG=1 shows where)"
 

@@ -7,11 +7,14 @@ and, where it has a tokenizer of its own, `tokenizer.json`. Nothing in it is exe
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_model, save_model
+from torch import Tensor
 
 from diptych.card import Card
 from diptych.config import from_dict, to_dict
@@ -26,11 +29,22 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
     card: ClassVar[Card]
     config: Any
 
+    def save_pretrained(
+        self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **options: Any
+    ) -> str | None:
+        """As the mixin's; saves the weights in `state_dict` where it is given (as in transformers), else its own."""
+        weights = dict(self.state_dict() if state_dict is None else state_dict)  # type: ignore[attr-defined]
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        # all that `save_model` asks of a model is its state_dict; it sees to tied weights
+        model: Any = SimpleNamespace(state_dict=lambda: weights)
+        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        return super().save_pretrained(folder, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         description = {"method": self.card.id, "config": to_dict(self.config), "diptych": __version__}
         (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_model(self, str(folder / "model.safetensors"), metadata={"format": "pt"})  # type: ignore[arg-type]
         self.save_assets(folder)
 
     @classmethod

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from diptych.training.checkpoint import DamagedCheckpoint, SaveFailed
-from diptych.training.loop import Finished, Judge, NonFinite, train
+from diptych.training.guards import NonFinite, OutOfMemory
+from diptych.training.loop import Finished, Judge, train
 from diptych.training.state import AfterStep, DifferentRun
 
-__all__ = ["AfterStep", "DamagedCheckpoint", "DifferentRun", "Finished", "Judge", "NonFinite", "SaveFailed", "train"]
+__all__ = [
+    "AfterStep",
+    "DamagedCheckpoint",
+    "DifferentRun",
+    "Finished",
+    "Judge",
+    "NonFinite",
+    "OutOfMemory",
+    "SaveFailed",
+    "train",
+]

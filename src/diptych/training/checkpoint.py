@@ -2,11 +2,11 @@
 
     model.safetensors, config.json   the method to take away (averaged weights where the recipe asks for an average)
     state.safetensors                optimiser moments, averaged weights, and those weights that `model` does not hold
-    state.json                       step, stage, best, rows, identity of the run, sizes of the files
+    state.json                       step, stage, best, rows, identity of the run, sizes of the files of tensors
 
 A folder is written under another name, brought to the disk, and then renamed, so that a crash at any moment leaves
-the old checkpoint or the new one. Nothing is pickled. A method saves its weights with its own `save_pretrained`, which
-must keep the names and the values of its `state_dict` (it may leave some out).
+the old checkpoint or the new one. Nothing is pickled. A method saves the weights that it is given with its own
+`save_pretrained`, which must keep their names and values (it may leave some out).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import json
 import os
 import platform
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from diptych.training.state import Run, describe
+from diptych.training.snapshot import Snapshot
+from diptych.training.state import describe
 from diptych.version import __version__
 
 _STATE = "state.safetensors"
@@ -34,10 +35,10 @@ _FACTS = "state.json"
 
 @runtime_checkable
 class SavesItself(Protocol):
-    """A method that knows how to save itself (huggingface_hub's mixin)."""
+    """A method that knows how to save itself."""
 
-    def save_pretrained(self, folder: Path) -> Any:
-        """Writes `model.safetensors` and `config.json`."""
+    def save_pretrained(self, folder: Path, *, state_dict: dict[str, Tensor]) -> Any:
+        """Writes `model.safetensors` with these weights, since its own ones go on changing, and `config.json`."""
         ...
 
 
@@ -60,8 +61,8 @@ class Saved(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def write(run: Run, folder: Path) -> None:
-    """Saves a run as `folder`, in place of the checkpoint that is there.
+def write(taken: Snapshot, folder: Path) -> None:
+    """Saves what was taken of a run as `folder`, in place of the checkpoint that is there.
 
     Raises:
         SaveFailed: the disk is full or refuses; the checkpoint that was there is untouched.
@@ -70,14 +71,14 @@ def write(run: Run, folder: Path) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_files(run, partial)
+        _write_files(taken, partial)
         _sync(partial)
         _swap(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         kept = f"that of step {_step(folder)} is kept" if (folder / _FACTS).is_file() else "there is none yet"
         raise SaveFailed(
-            f"the checkpoint of step {run.step} could not be written to {folder} ({error}); {kept}: "
+            f"the checkpoint of step {taken.facts['step']} could not be written to {folder} ({error}); {kept}: "
             f"make room on the disk, then run the same command again to go on."
         ) from error
 
@@ -110,34 +111,34 @@ def read(folder: Path) -> Saved:
     return Saved(facts, {name: v for name, v in state.items() if not name.startswith("weight/")}, weights)
 
 
-def _write_files(run: Run, folder: Path) -> None:
-    with run.average.applied() if run.average else nullcontext():
-        _write_method(run.method, folder)
+def _write_files(taken: Snapshot, folder: Path) -> None:
+    _write_method(taken, folder)
     exported = {name for path in _models(folder) for name in _names(path)}
-    averaged = {id(value) for value in run.average.parameters.values()} if run.average else set()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in run.tensors().items()}
-    for name, value in run.method.state_dict(keep_vars=True).items():  # a tied weight is one object under two names
-        if name not in exported or id(value) in averaged:
-            tensors[f"weight/{name}"] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
+    tensors = dict(taken.tensors)
+    for name, value in taken.weights.items():
+        if name not in exported or name in taken.averaged:
+            tensors[f"weight/{name}"] = value.clone()  # safetensors refuses shared memory, as that of a tied weight
     save_file(tensors, folder / _STATE)
-    facts = run.facts() | {
+    facts = taken.facts | {
         "versions": {
             "diptych": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
+        "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))},
     }
     (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_method(method: nn.Module, folder: Path) -> None:
-    if isinstance(method, SavesItself):
-        method.save_pretrained(folder)
+def _write_method(taken: Snapshot, folder: Path) -> None:
+    weights = taken.exported
+    if isinstance(taken.method, SavesItself):
+        taken.method.save_pretrained(folder, state_dict=weights)
         return
-    save_model(method, str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(json.dumps(describe(method), indent=2) + "\n", encoding="utf-8")
+    # all that `save_model` asks of a model is its state_dict; it sees to tied weights
+    save_model(SimpleNamespace(state_dict=lambda: weights), str(folder / "model.safetensors"))  # type: ignore[arg-type]
+    (folder / "config.json").write_text(json.dumps(describe(taken.method), indent=2) + "\n", encoding="utf-8")
 
 
 def _models(folder: Path) -> list[Path]:

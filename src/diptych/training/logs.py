@@ -2,9 +2,11 @@
 
 A line of `log.jsonl` is either an interval of training,
     {step, samples, stage, loss, terms: {name: value}, watch: {name: value}, lr, grad_norm, samples_per_second, wait,
-     padding, memory_gb, seconds}
+     padding, memory_gb, skipped, seconds, paused: {what: seconds}}
 with `wait` the share of time that training waited for data and `padding` the share of masked-out positions in the
 batch's `*_mask` fields (means over the interval, as loss and terms), or an evaluation, {step, samples, rows: [...]}.
+Since the start of the run there were so many `skipped` steps, `seconds` of training, and seconds in which it was
+`paused` for "saving" and "evaluating". An interval in which every step was skipped is told with the next.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ _PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 
 @dataclass
 class Update:
-    """What a step did: terms of the loss (means over the batch), what to watch, the norm of the gradient."""
+    """What a step did: terms of the loss (means over the batch), what to watch, the norm of the gradient.
+
+    Of a step that was skipped these say nothing.
+    """
 
     stage: str = ""
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -47,6 +52,7 @@ class Update:
     lr: float = 0.0
     wait: float = 0.0  # seconds for the data
     padding: float | None = None
+    skipped: bool = False
 
 
 class Meter:
@@ -65,9 +71,11 @@ class Meter:
         self.counts: dict[str, int] = {}  # two stages need not have the same terms
 
     def add(self, update: Update) -> None:
-        """Counts a step in."""
+        """Counts a step in; of a skipped one only its time."""
         self.steps += 1
         self.wait += update.wait
+        if update.skipped:
+            return
         values: dict[str, Any] = {f"terms/{name}": value for name, value in update.terms.items()}
         for name, value in (("grad_norm", update.grad_norm), ("padding", update.padding)):
             values |= {name: value} if value is not None else {}
@@ -75,6 +83,15 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
         self.last = update
+
+    @property
+    def sums_so_far(self) -> dict[str, dict[str, float]]:
+        """What the interval has summed up, as JSON: a resumed run goes on with it through `go_on`."""
+        return {"sums": {name: float(value) for name, value in self.sums.items()}, "counts": dict(self.counts)}
+
+    def go_on(self, so_far: Mapping[str, Mapping[str, Any]]) -> None:
+        """The inverse of `sums_so_far`."""
+        self.sums, self.counts = dict(so_far["sums"]), dict(so_far["counts"])
 
     def record(self, batch: int) -> dict[str, Any]:
         """The means of the interval, which then ends."""
@@ -105,9 +122,11 @@ class Log:
         self._writers: list[Writer] = []
         self._bar: Progress | None = None
         self._spoken = time.perf_counter()
+        if len(run.intervals) == run.place.world:
+            self._meter.go_on(run.intervals[run.place.rank])
         forget_peak(run.place.device)
         if run.place.main:
-            _forget_after(self._path, run.step)
+            forget_after(self._path, run.step)
             self._writers = [open_writer(name, run.out, run.identity(), run.step) for name in dict.fromkeys(names)]
 
     def __enter__(self) -> Log:
@@ -158,11 +177,13 @@ class Log:
         run = self._run
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=run.step, description=run.span.stage.name)
-        if run.step % self._every and run.step != run.steps:
+        if (run.step % self._every and run.step != run.steps) or not self._meter.sums:
             return
         record = self._meter.record(run.recipe.batch) | {
             "memory_gb": memory_gb(run.place.device),
+            "skipped": run.skipped,
             "seconds": run.seconds,
+            "paused": dict(run.paused),
         }
         record = merged(run.place.collect(record))
         self._append({"step": run.step, "samples": run.samples, "stage": update.stage, **record})
@@ -171,14 +192,21 @@ class Log:
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """Shows that the run does something else than train; its time does not count as training speed."""
+        """Shows that the run does something else than train; counts the time, which is none of training."""
         start = time.perf_counter()
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=what)
         yield
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=self._run.span.stage.name)
-        self._meter.start += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._meter.start += seconds
+        self._run.paused[what] = self._run.paused.get(what, 0.0) + seconds
+
+    @property
+    def interval(self) -> dict[str, dict[str, float]]:
+        """What was summed up since the last line, for a checkpoint."""
+        return self._meter.sums_so_far
 
     def evaluation(self, rows: Sequence[Row]) -> None:
         """After an evaluation."""
@@ -226,9 +254,10 @@ def line_of(record: Mapping[str, Any], left: int) -> str:
     if len(terms) > 1:
         loss += " (" + ", ".join(f"{name} {value:.4g}" for name, value in terms.items()) + ")"
     rest = left / record["samples_per_second"]
+    skipped = f"  {record['skipped']} skipped" if record["skipped"] else ""
     return (
         f"{loss}  {record['samples_per_second']:.4g}/s  waits {record['wait']:.0%}  "
-        f"{record['memory_gb']:.2g} GB  {clock(rest)} left"
+        f"{record['memory_gb']:.2g} GB{skipped}  {clock(rest)} left"
     )
 
 
@@ -268,15 +297,7 @@ def memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(f"{name}/{key}", item)
-    elif value is not None:
-        yield name, float(value)
-
-
-def _forget_after(path: Path, step: int) -> None:
+def forget_after(path: Path, step: int) -> None:
     """Drops lines after `step`: they are of a part of the run that was lost and is now done again."""
     if not path.is_file():
         return
@@ -285,3 +306,11 @@ def _forget_after(path: Path, step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     os.replace(partial, path)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(f"{name}/{key}", item)
+    elif value is not None:
+        yield name, float(value)

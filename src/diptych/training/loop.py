@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -21,10 +20,11 @@ from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
-from diptych.training import checkpoint, distributed, optimiser, precision
+from diptych.training import checkpoint, distributed, guards, optimiser, precision
 from diptych.training.distributed import Place
 from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
+from diptych.training.saving import Saver
 from diptych.training.schedule import Span, due, rate
 from diptych.training.state import AfterStep, Run, seed_everything
 
@@ -45,7 +45,8 @@ class Finished:
 
     `rows` are those of its last evaluation, `seconds` were spent on steps (without evaluations and saving, over all
     parts of a run that was interrupted), `quarantine` names broken samples with the reason. `complete` is False where a
-    signal ended the run early.
+    signal ended the run early. `skipped` steps had a loss or gradient that was not finite. `paused` are the seconds in
+    which training stood still, for "saving" and for "evaluating".
     """
 
     rows: list[Row]
@@ -53,14 +54,8 @@ class Finished:
     seconds: float
     quarantine: dict[str, str] = field(default_factory=dict)
     complete: bool = True
-
-
-class NonFinite(ArithmeticError):
-    """The loss or its gradient is infinite or not a number; `keys` are those of the batch."""
-
-    def __init__(self, sentence: str, keys: Sequence[str]) -> None:
-        super().__init__(sentence)
-        self.keys = list(keys)
+    skipped: int = 0
+    paused: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -92,25 +87,35 @@ def train(
     Raises:
         MissingField: the data lack a field that the method needs.
         DifferentRun: the checkpoint in `out` is of other settings. DamagedCheckpoint, SaveFailed: files.
-        NonFinite: the loss or its gradient; the keys of the batch are in `nonfinite.json`.
+        NonFinite: too many steps in a row had a loss or gradient that is not finite; `nonfinite.jsonl` has the keys.
+        OutOfMemory: the sentence says which options help.
     """
     run = _begin(method, data, Path(out), recipe, distributed.join(device))
     _resume(run, resume)
     judge = Judge(evaluate) if evaluate and not isinstance(evaluate, Judge) else evaluate
-    stop = run.step == run.steps
-    with Log(run, logs) as log, Interrupt(log.say) as interrupt, closing(steps(run, data)) as updates:
-        log.begin()
+    with guards.explained(run), Log(run, logs) as log, Saver() as saver, Interrupt(log.say) as interrupt:
+        _loop(run, data, judge, log, saver, interrupt)
+    run.close()
+    complete = run.step == run.steps
+    return Finished(run.rows, run.step, run.seconds, run.quarantine, complete, run.skipped, run.paused)
+
+
+def _loop(run: Run, data: Dataset, judge: Judge | None, log: Log, saver: Saver, interrupt: Interrupt) -> None:
+    """Steps, evaluations and checkpoints, until the run ends or a signal ends it."""
+    recipe, stop = run.recipe, run.step == run.steps
+    log.begin()
+    with closing(steps(run, data)) as updates:
         while not stop:
             log.step(next(updates))
-            if judge and due(run.step, run.steps, recipe.evaluations):
-                _evaluate(run, judge, log)
+            saver.check()
+            best = judge and due(run.step, run.steps, recipe.evaluations) and _evaluate(run, judge, log)
             stop = run.place.any(interrupt.requested) or run.step == run.steps
-            if stop or due(run.step, run.steps, recipe.checkpoints):
-                _save(run, log)
-        if run.step < run.steps:
-            log.say(f"stopped at step {run.step} of {run.steps}: the same command again goes on from {run.last}")
-    run.close()
-    return Finished(run.rows, run.step, run.seconds, run.quarantine, run.step == run.steps)
+            last = stop or due(run.step, run.steps, recipe.checkpoints)
+            _save(run, saver, log, [run.best_so_far] * bool(best) + [run.last] * last)
+    with log.busy("saving"):
+        saver.wait()
+    if run.step < run.steps:
+        log.say(f"stopped at step {run.step} of {run.steps}: the same command again goes on from {run.last}")
 
 
 def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
@@ -146,15 +151,21 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
     optimiser.set_rate(run.optimiser, lr)
     _backward(run, loss, place.equal_share(batch), step, update)
     update.grad_norm = nn.utils.clip_grad_norm_(optimiser.parameters(run.optimiser), recipe.clip or math.inf)
-    _check_finite(run, batch, update)
-    run.optimiser.step()
+    update.skipped = guards.leaves_out(run, batch, {**update.terms, "gradient": update.grad_norm})
+    if not update.skipped:
+        _move(run, step)
     run.optimiser.zero_grad()
+    return update
+
+
+def _move(run: Run, step: Step) -> None:
+    """Moves the weights along the gradient, and all that follows them."""
+    run.optimiser.step()
     if isinstance(run.method, AfterStep):
         with torch.no_grad():
             run.method.after_step(step)
     if run.average:
         run.average.update()
-    return update
 
 
 def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Update) -> None:
@@ -169,20 +180,6 @@ def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Updat
         for name, value in terms.items():
             update.terms[name] = update.terms.get(name, 0.0) + value.detach() * share
         update.watch = {name: _detached(value) for name, value in terms.watch.items()}
-
-
-def _check_finite(run: Run, batch: Batch, update: Update) -> None:
-    figures = {**update.terms, "gradient": update.grad_norm}
-    if bool(torch.isfinite(torch.stack([value.to(torch.float32) for value in figures.values()])).all()):
-        return
-    path = run.out / ("nonfinite.json" if run.place.main else f"nonfinite-{run.place.rank}.json")
-    words = ", ".join(f"{name} {float(value)}" for name, value in figures.items())
-    path.write_text(json.dumps({"step": run.step, "figures": words, "keys": batch.sample_keys}, ensure_ascii=False))
-    raise NonFinite(
-        f"the loss or its gradient is not finite at step {run.step} ({words}): the keys of the batch are in {path}; "
-        f"a lower lr, more warmup or precision='fp32' may help.",
-        batch.sample_keys,
-    )
 
 
 def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) -> Run:
@@ -209,6 +206,7 @@ def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
         run.restore(*checkpoint.read(found))
     elif resume == "must":
         raise FileNotFoundError(f"there is no checkpoint to go on from in {run.last.parent}.")
+    guards.forget(run)
 
 
 def _loader(run: Run, span: Span, data: Dataset) -> Loader:
@@ -241,27 +239,32 @@ def data_of(stage: Stage, data: Dataset) -> Dataset:
     return data.part(stage.data)
 
 
-def _evaluate(run: Run, judge: Judge, log: Log) -> None:
-    """Evaluates the averaged weights, where there are such, and keeps the best checkpoint; only in the main process."""
-    if not run.place.main:
+def _evaluate(run: Run, judge: Judge, log: Log) -> bool:
+    """Evaluates the averaged weights, where there are such, in the main process; whether they are the best so far."""
+    best = False
+    if run.place.main:
+        with log.busy("evaluating"), run.average.applied() if run.average else nullcontext():
+            seed_everything(run.recipe.seed, run.step)
+            run.rows = judge.evaluate(run.method.eval())
+            run.method.train()
+        log.evaluation(run.rows)
+        score = judge.best(run.rows) if run.rows else -math.inf
+        best = score > run.best
+        if best:
+            run.best, run.best_step = score, run.step
+    return run.place.any(best)
+
+
+def _save(run: Run, saver: Saver, log: Log, folders: Sequence[Path]) -> None:
+    """Begins to save the run into these folders, if any; only in the main process."""
+    if not folders:
         return
-    with log.busy("evaluating"), run.average.applied() if run.average else nullcontext():
-        seed_everything(run.recipe.seed, run.step)
-        run.rows = judge.evaluate(run.method.eval())
-        run.method.train()
-    log.evaluation(run.rows)
-    score = judge.best(run.rows) if run.rows else -math.inf
-    if score > run.best:
-        run.best, run.best_step = score, run.step
-        checkpoint.write(run, run.last.with_name("best"))
-
-
-def _save(run: Run, log: Log) -> None:
     for broken in run.place.collect(run.quarantine):
         run.quarantine.update(broken)
+    run.intervals = run.place.collect(log.interval)
     if run.place.main:
         with log.busy("saving"):
-            checkpoint.write(run, run.last)
+            saver.save(run, folders)
 
 
 def _detached(value: object) -> object:

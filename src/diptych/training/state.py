@@ -29,7 +29,7 @@ from diptych.training.distributed import Place
 from diptych.training.optimiser import Average
 from diptych.training.schedule import Span, plan
 
-FREE = ("workers", "evaluations", "checkpoints", "max_broken")
+FREE = ("workers", "evaluations", "checkpoints", "max_broken", "max_nonfinite")
 """fields of the recipe that may change when a run goes on, since the weights do not depend on them"""
 
 
@@ -57,6 +57,10 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)  # name, split and length of the data set
     step: int = 0  # finished optimiser steps
     seconds: float = 0.0  # spent training, over all parts of the run
+    paused: dict[str, float] = field(default_factory=dict)  # seconds in which it stood still, by what for
+    skipped: int = 0  # steps that were left out because their loss or gradient was not finite
+    skipped_in_a_row: int = 0  # the last of these
+    intervals: list[dict[str, Any]] = field(default_factory=list)  # what each process's log had summed up when saved
     best: float = -math.inf
     best_step: int = 0
     rows: list[Row] = field(default_factory=list)
@@ -76,6 +80,16 @@ class Run:
     def last(self) -> Path:
         """The checkpoint that an interrupted run goes on from."""
         return self.out / "checkpoints" / "last"
+
+    @property
+    def best_so_far(self) -> Path:
+        """The checkpoint of the best evaluation."""
+        return self.last.with_name("best")
+
+    @property
+    def nonfinite(self) -> Path:
+        """The file with the keys of the batches of skipped steps."""
+        return self.out / "nonfinite.jsonl"
 
     @property
     def steps(self) -> int:
@@ -133,6 +147,9 @@ class Run:
             "samples": self.samples,
             "stage": self.span.stage.name,
             "seconds": self.seconds,
+            "paused": dict(self.paused),
+            "skipped": {"all": self.skipped, "in_a_row": self.skipped_in_a_row},
+            "intervals": self.intervals,
             "best": {"value": self.best, "step": self.best_step} if self.best_step else None,
             "averaged": self.average.updates if self.average else 0,
             "world": self.place.world,
@@ -140,7 +157,7 @@ class Run:
             **self.identity(),
             "shapes": {name: list(value.shape) for name, value in self.method.state_dict().items()},
             "rows": json.loads(results.to_json(self.rows)),
-            "quarantine": self.quarantine,
+            "quarantine": dict(self.quarantine),
         }
 
     def identity(self) -> dict[str, Any]:
@@ -164,6 +181,8 @@ class Run:
             raise DifferentRun(f"the checkpoint's weights do not fit the method: {name} was {old} and now is {new}.")
         self.method.load_state_dict(dict(weights))
         self.step, self.seconds, self.quarantine = facts["step"], facts["seconds"], dict(facts["quarantine"])
+        self.paused, self.intervals = dict(facts["paused"]), facts["intervals"]
+        self.skipped, self.skipped_in_a_row = facts["skipped"]["all"], facts["skipped"]["in_a_row"]
         if facts["best"]:
             self.best, self.best_step = facts["best"]["value"], facts["best"]["step"]
         self.rows = results.from_json(json.dumps(facts["rows"]))
