@@ -10,13 +10,15 @@ method's own `views`, which turn a sample into the tensors that the method wants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,19 @@ class Gather:
         return x
 
 
+class Embed:
+    """How features of a batch are computed; this one does so at once.
+
+    A loss that meets its samples only in what `features(batch)` returns (a tensor of B rows, or tuples of such) calls
+    `step.embed(features, batch)`. Where memory does not hold the batch, the trainer hands in one that computes the
+    features in parts, with the gradients of the whole.
+    """
+
+    def __call__(self, features: Callable[[Batch], T], batch: Batch) -> T:
+        """`features(batch)`."""
+        return features(batch)
+
+
 @dataclass(frozen=True)
 class Step:
     """What a loss may know of the run: how to gather, which stage it is in, and how far the stage has gone (0 to 1)."""
@@ -202,6 +217,7 @@ class Step:
     stage: str = "train"
     index: int = 0
     progress: float = 0.0
+    embed: Embed = field(default_factory=Embed)
 
 
 class Terms(dict[str, "Tensor"]):

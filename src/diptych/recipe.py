@@ -16,6 +16,9 @@ class Recipe:
     """samples a step, over all processes and accumulated parts"""
     accumulate: int = 1
     """split each batch into this many parts (contrastive negatives then come from a part)"""
+    grad_cache: bool = False
+    """compute features in those parts, but one loss over the whole batch and all its negatives (GradCache): the memory
+    of a part for about a third more time"""
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     """`lamb` comes from timm"""
     lr: float = 1e-3

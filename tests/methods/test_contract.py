@@ -12,12 +12,13 @@ import torch
 from method_helpers import batch_of, learn, small
 
 from diptych import methods
-from diptych.batch import Batch, Step
+from diptych.batch import Batch, Embed, Step
 from diptych.card import EmbedsImages, EmbedsTexts, Method, ScoresPairs
 from diptych.data.dataset import Subset
 from diptych.data.loader import Loader
 from diptych.recipe import Recipe
 from diptych.training import train
+from diptych.training.grad_cache import InParts
 from diptych.world.data import World
 
 
@@ -85,6 +86,20 @@ def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
     for name, parameter in method.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
         assert reached == trains[name], name
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 3}, {"keep": 0.5}])
+def test_features_in_parts_give_the_gradient_of_the_whole_batch(id: str, options) -> None:
+    method = small(id, **options)
+    batch = batch_of(method, world(8))
+    found = []
+    for embed in (Embed(), InParts(3)):
+        method.zero_grad()
+        total = method.loss(batch, Step(embed=embed)).total
+        total.backward()
+        found.append({"loss": total.detach(), **{name: value.grad for name, value in method.named_parameters()}})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, msg=name)
 
 
 def test_save_and_load_give_the_same_outputs(id: str, tmp_path) -> None:

@@ -67,7 +67,12 @@ def test_a_batch_that_cannot_be_shared_out_is_an_error(tmp_path, monkeypatch) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "settings"), [(STILL, {}), ({**STILL, "stages": ["head", "slow"]}, {"ema": 0.9, "batch": 8})]
+    ("config", "settings"),
+    [
+        (STILL, {}),
+        ({**STILL, "stages": ["head", "slow"]}, {"ema": 0.9, "batch": 8}),
+        (STILL, {"batch": 8, "accumulate": 2, "grad_cache": True}),
+    ],
 )
 def test_two_processes_learn_what_one_does(config, settings, tmp_path) -> None:
     two = two_processes(tmp_path / "two", config=config, settings=settings)

@@ -60,10 +60,13 @@ class Toy(nn.Module):
             "text_mask": torch.ones(len(text), dtype=torch.bool),
         }
 
-    def loss(self, batch: Batch, step: Step) -> Terms:
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         image = F.normalize(self.head(self.dropout(self.image(batch.image))), dim=-1)
         mask = batch.text_mask[..., None]
-        text = F.normalize(self.head((self.words(batch.text) * mask).sum(1) / mask.sum(1)), dim=-1)
+        return image, F.normalize(self.head((self.words(batch.text) * mask).sum(1) / mask.sum(1)), dim=-1)
+
+    def loss(self, batch: Batch, step: Step) -> Terms:
+        image, text = step.embed(self.features, batch)
         mine = torch.arange(len(image)) + step.gather.rank * len(image)
         scale = self.log_scale.exp()
         to_text, to_image = scale * image @ step.gather(text).T, scale * text @ step.gather(image).T

@@ -169,6 +169,15 @@ class DualEncoder(nn.Module, Pretrained):
         """(B, T) -> normalised tokens (B, T, D) and pooled (B, D) in the joint space."""
         return _project(self.text_memory(self.text, batch.text, batch.text_mask), self.text_head, self.config.pool)
 
+    def features(self, batch: Batch) -> tuple[Features, Features]:
+        """What `embed_image` and `embed_text` make of the pairs of a batch."""
+        return self.embed_image(batch), self.embed_text(batch)
+
+    def pooled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The pooled vectors alone, (B, D) of the images and (B, D) of the texts."""
+        image, text = self.features(batch)
+        return image.pooled, text.pooled
+
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
         """Cosine of the pooled vectors: the same (I, T) matrix for both directions."""
         cosine = image.pooled @ text.pooled.T

@@ -20,7 +20,7 @@ from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
-from diptych.training import checkpoint, distributed, guards, optimiser, precision
+from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision
 from diptych.training.distributed import Place
 from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
@@ -145,7 +145,7 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
     """One optimiser step, on a batch of this process."""
     recipe, place = run.recipe, run.place
     seed_everything(recipe.seed, run.step, place.rank)
-    step = Step(place.gather, span.stage.name, run.step, span.progress(run.step))
+    step = Step(place.gather, span.stage.name, run.step, span.progress(run.step), grad_cache.embedding(recipe))
     lr = recipe.lr * rate(recipe, run.step - span.start, span.end - span.start)
     update = Update(span.stage.name, lr=lr, padding=padding(batch))
     optimiser.set_rate(run.optimiser, lr)
@@ -170,12 +170,13 @@ def _move(run: Run, step: Step) -> None:
 
 def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Update) -> None:
     """The gradient of the mean loss, in as many parts as the recipe says; terms are added up in `update`."""
-    parts = distributed.split(batch, run.recipe.accumulate)
+    parts = [batch] if run.recipe.grad_cache else distributed.split(batch, run.recipe.accumulate)
     for index, part in enumerate(parts):
         share = part.size / batch.size
         with distributed.keep_local(loss, index + 1 < len(parts)):
             with precision.autocast(run.place.device, run.precision):
                 terms = loss(part.to(run.place.device), step)
+            grad_cache.check(step.embed, run.method.card.id)
             (terms.total * share).backward()
         for name, value in terms.items():
             update.terms[name] = update.terms.get(name, 0.0) + value.detach() * share

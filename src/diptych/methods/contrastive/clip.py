@@ -40,8 +40,8 @@ class CLIP(DualEncoder):
 
     def loss(self, batch: Batch, step: Step) -> Terms:
         """Figure 3 of the paper: cross-entropy over the rows and over the columns of one matrix of cosines."""
-        image, text = self.embed_image(batch), self.embed_text(batch)  # pooled (B, D)
-        contrastive = info_nce(image.pooled, text.pooled, self.scale, step.gather, tile=self.config.tile)
+        image, text = step.embed(self.pooled, batch)  # (B, D), (B, D)
+        contrastive = info_nce(image, text, self.scale, step.gather, tile=self.config.tile)
         return Terms(contrastive=contrastive, watch={"tau": 1 / self.scale})
 
 

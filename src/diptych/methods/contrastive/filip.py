@@ -73,7 +73,7 @@ class FILIP(DualEncoder):
 
     def loss(self, batch: Batch, step: Step) -> Terms:
         """Eq. 1 to 3: the first similarity ranks texts for an image, the second images for a text."""
-        image, text = self.embed_image(batch), self.embed_text(batch)  # tokens (B, P, D), (B, T, D)
+        image, text = step.embed(self.features, batch)  # tokens (B, P, D), (B, T, D)
         contrastive = filip_loss(image, text, self.scale, step.gather, keep=self.config.keep, tile=self.config.tile)
         return Terms(contrastive=contrastive, watch={"tau": 1 / self.scale})
 

@@ -50,8 +50,8 @@ class SigLIP(DualEncoder):
 
     def loss(self, batch: Batch, step: Step) -> Terms:
         """Eq. 1 of the paper, with t = 1 / tau."""
-        image, text = self.embed_image(batch), self.embed_text(batch)  # pooled (B, D)
-        sigmoid = sigmoid_loss(image.pooled, text.pooled, self.scale, self.bias, step.gather, tile=self.config.tile)
+        image, text = step.embed(self.pooled, batch)  # (B, D), (B, D)
+        sigmoid = sigmoid_loss(image, text, self.scale, self.bias, step.gather, tile=self.config.tile)
         return Terms(sigmoid=sigmoid, watch={"tau": 1 / self.scale, "bias": self.bias})
 
 
