@@ -200,12 +200,13 @@ def quick(monkeypatch) -> None:
 SMALL = {
     "info_nce": ["--batch", "32", "--width", "4", "--tile", "8"],
     "late_interaction": ["--batch", "6", "--patches", "5", "--words", "4", "--width", "4", "--tile", "2"],
+    "grad_cache": ["--batch", "8", "--part", "4", "--tile", "4"],
 }
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs_and_prints_what_it_writes(name, tmp_path, capsys, quick) -> None:
-    assert main(["bench", name, *SMALL[name], "--repeats", "1", "--out", str(tmp_path), "--json"]) == 0
+    assert main(["bench", name, *SMALL[name], "--repeats", "2", "--out", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / f"{name}.json").read_text())
     assert " ".join(SMALL[name]) in told["command"]
@@ -214,7 +215,7 @@ def test_a_benchmark_runs_and_prints_what_it_writes(name, tmp_path, capsys, quic
 
 def test_the_terminal_shows_forms_and_aims(tmp_path, capsys, quick) -> None:
     name = "late_interaction"
-    assert main(["bench", name, *SMALL[name], "--repeats", "1", "--out", str(tmp_path)]) == 0
+    assert main(["bench", name, *SMALL[name], "--repeats", "2", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "memory of tiled / plain: 1, at most 0.1: NOT reached" in shown
     assert "3.0 MB" in shown

@@ -10,5 +10,6 @@ from __future__ import annotations
 NAMES: dict[str, str] = {
     "info_nce": "tiled InfoNCE against the plain form",
     "late_interaction": "tiled late interaction against the plain form",
+    "grad_cache": "GradCache against a small batch and against a large one at once",
 }
 """module -> what it sets against what, in the order in which they are listed"""

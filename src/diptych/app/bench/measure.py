@@ -1,8 +1,8 @@
 """Forms of one computation, measured in one run: time in turn, memory in a process of its own, the machine's own limit.
 
 Times are taken in turn (one form, the next, the limit, and again), so that a busy machine slows all alike, and what is
-reported is the median over the turns of the ratio within a turn. Memory is the growth of the peak resident size of a
-fresh process on the CPU, and the peak of the allocator on CUDA; both count what a step takes beside its inputs.
+reported is the median over the turns of the ratio within a turn. Memory is what the tensors of a step take beside its
+inputs: on the CPU the growth of the peak resident size of a fresh process that keeps no gaps, on CUDA the allocator's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from diptych.training.logs import forget_peak, memory_gb
 Step = Callable[[], object]
 Clock = Callable[[], float]
 Of = Literal["time", "speed", "memory", "share"]
+_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"  # read by glibc when a process begins
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,21 @@ def _bytes(form: Form, device: str) -> float:
         return math.nan
     if callable(form.memory):
         return form.memory()
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with gapless(), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(growth, (form.make, device))
+
+
+@contextmanager
+def gapless() -> Iterator[None]:
+    """Processes that begin within give blocks above 64 kB back as soon as they are free (where glibc allocates)."""
+    before = os.environ.get(_THRESHOLD)
+    os.environ[_THRESHOLD] = "65536"
+    try:
+        yield
+    finally:
+        os.environ.pop(_THRESHOLD)
+        if before is not None:
+            os.environ[_THRESHOLD] = before
 
 
 def growth(make: Callable[[], Step], device: str = "cpu") -> int:

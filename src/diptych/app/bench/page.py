@@ -19,9 +19,9 @@ PAGE, PLOT = Path("docs", "speed.md"), "speed.svg"
 _HEAD = """# Speed and memory
 
 Each benchmark sets ours against a peer, or against the plain form of the same computation, in one run on one machine:
-times are taken in turn, and a ratio is the median over the turns, with the smallest and the largest. Memory is what a
-step takes beside its inputs, in a process of its own. The machine's limit is what the named work would take at the rate
-that this machine reaches in a large matrix product or copy. `diptych bench NAME` measures on yours."""
+times are taken in turn, and a ratio is the median over the turns, with the smallest and the largest. Memory is what the
+tensors of a step take beside its inputs, in a process of its own. The machine's limit is what the named work would take
+at the rate that this machine reaches in a large matrix product or copy. `diptych bench NAME` measures on yours."""
 
 
 def write_results(name: str, results: Sequence[Result], folder: Path, device: str, changed: str = "") -> Path:
