@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ def make(options: Options, size: int, parts: int) -> Timed:
     """A method and random pictures and captions, and a step: in so many parts, or plain where there are none."""
     torch.manual_seed(0)
     config = methods.config_class(options.method)(tile=options.tile)
-    method = methods.build(options.method, config).to(options.device)
+    method: Any = methods.build(options.method, config).to(options.device)
     generator = torch.Generator().manual_seed(0)
     context, words = config.context, method.text.tokenizer.vocab_size
     batch = Batch(
