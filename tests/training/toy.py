@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Sample, Step, Terms
 from diptych.card import Card
+from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 
 WORDS = 12
@@ -31,7 +32,8 @@ class Config:
 class Toy(nn.Module):
     """Contrastive, with dropout; with a momentum teacher and a queue where the config says so.
 
-    Stages called `head` train only the head, those called `slow` train the image tower at a tenth of the rate.
+    Stages called `head` train only the head, those called `slow` train the image tower at a tenth of the rate, those
+    called `few` train on this part of `mixture()`.
     """
 
     card = Card(id="toy", title="Toy", year=2024, arxiv="", family="contrastive", needs=("image", "text"))
@@ -86,6 +88,7 @@ class Toy(nn.Module):
         kinds = {
             "head": Stage("head", train=("^head", "log_scale")),
             "slow": Stage("slow", lr=((r"^image\.", 0.1),)),
+            "few": Stage("few", data="few"),
         }
         return [kinds.get(name, Stage(name)) for name in self.config.stages]
 
@@ -120,6 +123,13 @@ class ToyData:
     def order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
         rng = np.random.default_rng([seed, epoch])
         return rng.permutation(self._size) if shuffle else np.arange(self._size)
+
+
+def mixture() -> Mixture:
+    """Two parts, of which one has a broken sample."""
+    few, many = ToyData(7), ToyData(50, broken=(13,))
+    few.name, many.name = "few", "many"
+    return Mixture([(few, 1.0), (many, 3.0)])
 
 
 def recipe(**changes: object) -> Recipe:
