@@ -201,6 +201,7 @@ SMALL = {
     "info_nce": ["--batch", "32", "--width", "4", "--tile", "8"],
     "late_interaction": ["--batch", "6", "--patches", "5", "--words", "4", "--width", "4", "--tile", "2"],
     "grad_cache": ["--batch", "8", "--part", "4", "--tile", "4"],
+    "saving": ["--layers", "1", "--width", "24"],
 }
 
 

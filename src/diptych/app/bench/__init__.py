@@ -11,5 +11,6 @@ NAMES: dict[str, str] = {
     "info_nce": "tiled InfoNCE against the plain form",
     "late_interaction": "tiled late interaction against the plain form",
     "grad_cache": "GradCache against a small batch and against a large one at once",
+    "saving": "how long a save stops training, against saving at once",
 }
 """module -> what it sets against what, in the order in which they are listed"""
