@@ -43,6 +43,9 @@ class Recipe:
     """`auto` takes bf16 autocast where the device computes it natively"""
     compile: bool = False
     """run the method through torch.compile"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """with several processes: `ddp` keeps all weights in each, `fsdp` shares weights, gradients and moments out among
+    them, for what would not fit; the result is the same but for rounding"""
     seed: int = 0
     """initial weights, order of the data and augmentation"""
     workers: int = 2

@@ -1,8 +1,10 @@
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from diptych.batch import Features
-from diptych.encoders.memory import FeatureMemory, fingerprint
+from diptych.encoders.memory import FeatureMemory, _shared, fingerprint
 
 
 class Counting(nn.Module):
@@ -93,3 +95,23 @@ def test_weights_that_changed_are_not_taken_for_the_old_ones() -> None:
         tower.words.weight += 1
     tower.requires_grad_(False)
     assert not torch.equal(memory(tower, IDS, MASK).pooled, before)
+
+
+def test_a_copy_shares_what_is_kept() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
+    memory(tower, IDS, MASK)
+    calls, twin = tower.calls, copy.deepcopy(memory)
+    assert twin.kept is None
+    twin(tower, IDS, MASK)
+    assert twin.kept is memory.kept
+    assert tower.calls == calls
+
+
+def test_what_was_computed_on_one_device_is_not_returned_on_another() -> None:
+    tower, memory = Counting().requires_grad_(False), FeatureMemory(1)
+    memory(tower, IDS, MASK)
+    kept, memory.device = memory.kept, torch.device("meta")  # as if it had been called there
+    memory(tower, IDS, MASK)
+    assert memory.kept is kept
+    assert memory.device == IDS.device
+    assert {device for _, device in _shared} == {IDS.device}

@@ -15,6 +15,7 @@ from diptych.batch import Batch, Sample, Step, Terms
 from diptych.card import Card
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
+from diptych.results import Row
 
 WORDS = 12
 PIXELS = 8
@@ -27,6 +28,7 @@ class Config:
     teacher: bool = False
     stages: tuple[str, ...] = ("train",)
     decay: float = 0.5
+    layers: int = 0
 
 
 class Toy(nn.Module):
@@ -52,6 +54,8 @@ class Toy(nn.Module):
         if self.config.teacher:
             self.teacher = nn.Linear(PIXELS, width).requires_grad_(False)
             self.register_buffer("queue", torch.zeros(4, width))
+        layers = [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(self.config.layers)]
+        self.layers = nn.Sequential(*layers)  # of both towers
 
     def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Tensor]:
         noise = rng.normal(size=PIXELS) * 0.1 if rng is not None else 0.0
@@ -63,9 +67,10 @@ class Toy(nn.Module):
         }
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        image = F.normalize(self.head(self.dropout(self.image(batch.image))), dim=-1)
+        image = F.normalize(self.head(self.layers(self.dropout(self.image(batch.image)))), dim=-1)
         mask = batch.text_mask[..., None]
-        return image, F.normalize(self.head((self.words(batch.text) * mask).sum(1) / mask.sum(1)), dim=-1)
+        words = (self.words(batch.text) * mask).sum(1) / mask.sum(1)
+        return image, F.normalize(self.head(self.layers(words)), dim=-1)
 
     def loss(self, batch: Batch, step: Step) -> Terms:
         image, text = step.embed(self.features, batch)
@@ -144,6 +149,12 @@ def recipe(**changes: object) -> Recipe:
         "precision": "fp32",
     }
     return Recipe(**{**defaults, **changes})
+
+
+def norm(method: nn.Module) -> list[Row]:
+    """An evaluation whose figure is the norm of all weights."""
+    value = torch.cat([value.detach().flatten() for value in method.parameters()]).norm().item()
+    return [Row("toy", "", "toys", "size", "norm", value=value)]
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

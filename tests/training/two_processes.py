@@ -1,4 +1,9 @@
-"""What `test_distributed.py` runs under torchrun: trains a toy, checks the gather, and saves what came out."""
+"""What `test_distributed.py` runs under torchrun: checks the gather, then trains one toy after the other.
+
+two_processes.py FOLDER JOBS, with JOBS in JSON: a list of {"name": of the run's folder, "settings": fields of the
+recipe, "config": fields of the toy's Config, "broken": samples, "stop": the step at which all processes die, "alone":
+whether it has a part that one process calls alone}. Each leaves `weights.safetensors` and its samples' keys by rank.
+"""
 
 import json
 import sys
@@ -8,11 +13,52 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from toy import Config, Toy, ToyData, recipe
+from torch import nn
+from toy import PIXELS, Config, Toy, ToyData, norm, recipe
 
 from diptych.batch import Batch
 from diptych.training import train
 from diptych.training.distributed import DistributedGather, join
+
+
+class Stopping(Toy):
+    """Dies in the step `stop`."""
+
+    stop = -1
+
+    def after_step(self, step) -> None:
+        if step.index == self.stop:
+            raise KeyboardInterrupt
+        super().after_step(step)
+
+
+class Alone(Stopping):
+    """Has frozen layers that only one process calls; shared out, they would let it wait for the others for ever."""
+
+    def __init__(self, config, seed) -> None:
+        super().__init__(config, seed)
+        layers = [nn.Linear(PIXELS, PIXELS) for _ in range(2)]
+        self.frozen = nn.Sequential(*layers).requires_grad_(False)
+
+    def whole(self) -> list[nn.Module]:
+        return [self.frozen]
+
+    def loss(self, batch, step):
+        if step.gather.rank:
+            self.frozen(batch.image)
+        return super().loss(batch, step)
+
+
+class Noted(ToyData):
+    """Notes which samples were read."""
+
+    def __init__(self, broken) -> None:
+        super().__init__(20, broken)
+        self.keys: list[str] = []
+
+    def read(self, index, fields):
+        self.keys.append(self.key(index))
+        return super().read(index, fields)
 
 
 def check_gather() -> None:
@@ -37,25 +83,23 @@ def check_gather() -> None:
     assert dist.is_initialized()
 
 
-def main(out: Path, settings: dict, config: dict, broken: list[int], stop: int) -> None:
-    check_gather()
-    method = Toy(Config(**config), seed=dist.get_rank())  # rank 0 has the weights that count
-    if stop:
-        after_step = method.after_step
-
-        def killed(step):
-            if step.index == stop:
-                raise KeyboardInterrupt
-            after_step(step)
-
-        method.after_step = killed
+def run(out: Path, settings: dict, config: dict, broken=(), stop: int = -1, alone: bool = False) -> None:
+    rank = dist.get_rank()
+    method = (Alone if alone else Stopping)(Config(**config), seed=rank)  # rank 0 has the weights that count
+    method.stop, data = stop, Noted(broken)
     try:
-        finished = train(method, ToyData(20, broken), out, recipe(**settings), logs=(), device="cpu")
+        finished = train(method, data, out, recipe(**settings), evaluate=norm, logs=(), device="cpu")
+        assert len(finished.quarantine) == len(broken)
+        if rank == 0:
+            save_file(dict(method.state_dict()), out / "weights.safetensors")
     except KeyboardInterrupt:
-        return
-    save_file(dict(method.state_dict()), out / f"of-{settings['seed']}.safetensors")
-    assert len(finished.quarantine) == len(broken)
+        pass
+    (out / f"keys-{rank}.json").write_text(json.dumps(data.keys))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if join("cpu").world == 2:
+        check_gather()
+    for job in jobs:
+        run(folder / job.pop("name"), **job)

@@ -7,6 +7,7 @@ are not augmented, remembering what it said makes an epoch cost no more than the
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from diptych.batch import Features
 FEWEST = 8  # rows in a call of a tower
 
 
-_shared: dict[bytes, dict[bytes, tuple[Tensor, Tensor]]] = {}  # a tower's weights -> what it said of which input
+# a tower's weights and its device -> what it said of which input
+_shared: dict[tuple[bytes, torch.device], dict[bytes, tuple[Tensor, Tensor]]] = {}
 
 
 class FeatureMemory:
@@ -32,6 +34,10 @@ class FeatureMemory:
     def __init__(self, megabytes: int) -> None:
         self.limit = megabytes * 2**20
         self.kept: dict[bytes, tuple[Tensor, Tensor]] | None = None  # of the tower as it was when last called
+        self.device: torch.device | None = None  # on which that was
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureMemory:
+        return FeatureMemory(self.limit // 2**20)  # which finds by the tower's weights what is kept
 
     def __call__(self, tower: nn.Module, inputs: Tensor, mask: Tensor | None = None) -> Features:
         """The tower's features of `inputs` (B, ...); rows of text are cut to their `mask` (B, T).
@@ -41,8 +47,8 @@ class FeatureMemory:
         if not self.limit or any(parameter.requires_grad for parameter in tower.parameters()):
             self.kept = None
             return tower(inputs) if mask is None else tower(inputs, mask)
-        if self.kept is None:
-            self.kept = _shared.setdefault(fingerprint(tower), {})
+        if self.kept is None or self.device != inputs.device:
+            self.kept, self.device = _shared.setdefault((fingerprint(tower), inputs.device), {}), inputs.device
         rows = [row if mask is None else row[: int(mask[i].sum())] for i, row in enumerate(inputs)]
         keys = [hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest() for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self.kept}

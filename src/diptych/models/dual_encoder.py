@@ -202,6 +202,11 @@ class DualEncoder(nn.Module, Pretrained):
             tower.train(mode and any(parameter.requires_grad for parameter in tower.parameters()))
         return self
 
+    def whole(self) -> list[nn.Module]:
+        """Towers whose features are remembered: each process calls them for what is new to it, when others may not."""
+        towers = (self.image, self.text) if self.config.remember else ()
+        return [tower for tower in towers if not any(parameter.requires_grad for parameter in tower.parameters())]
+
     def stages(self, recipe: Recipe) -> list[Stage]:
         """One stage; towers, and the layers in them, at their own learning rates."""
         tower_lr, decay = self.config.tower_lr, self.config.layer_decay

@@ -1,4 +1,4 @@
-"""Several processes: who this one is, global negatives with exact gradients, and agreement on what happens next.
+"""Several processes: who this one is, global negatives with exact gradients, and how the work is shared out.
 
 torchrun (or Ray) starts the processes; a run without them is a world of one, in which everything here is the identity.
 
@@ -7,24 +7,32 @@ the rows of all. The loss of the whole batch is the mean of these over the proce
 gradients. A row is a negative in the losses of all processes, so the backward of the gather **sums** what they send
 back, with factor 1; the mean then is the gradient of the whole batch. (A loss that every process computes over all rows
 alike would need the factor 1 / world in addition.)
+
+With `ddp` every process holds the whole method and trains it. With `fsdp` what trains is a copy of which each process
+holds a share, and the method itself waits in the memory of the CPU until weights are brought back into it.
 """
 
 from __future__ import annotations
 
 import atexit
+import copy
 import gc
 import json
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from diptych.batch import Batch, Gather, Step, Terms
 from diptych.training.precision import choose_device
@@ -74,11 +82,10 @@ class Place:
         dist.all_gather(texts, F.pad(mine, (0, longest - len(mine))), group=self.control)
         return [json.loads(bytes(text[: int(size)].tolist())) for text, size in zip(texts, sizes, strict=True)]
 
-    def agree_on(self, method: nn.Module) -> None:
-        """Gives every process the weights and buffers of the main one."""
-        if self.world > 1:
-            for value in method.state_dict().values():
-                dist.broadcast(value, src=0)
+    def agree_on(self, values: Iterable[Tensor]) -> None:
+        """Gives every process the values of the main one."""
+        for value in values if self.world > 1 else ():
+            dist.broadcast(value, src=0, group=self.control if value.device.type == "cpu" else None)
 
     def barrier(self) -> None:
         """Waits for all processes."""
@@ -144,35 +151,117 @@ class _AllGather(torch.autograd.Function):
 
 
 class Loss(nn.Module):
-    """A method whose `forward` is its loss: what DDP and torch.compile take hold of."""
+    """A method whose `forward` is its loss: what DDP, FSDP and torch.compile take hold of."""
 
     def __init__(self, method: nn.Module) -> None:
         super().__init__()
         self.method = method
 
-    def forward(self, batch: Batch, step: Step) -> Terms:
-        """Batch -> named loss terms."""
+    def forward(self, batch: Batch, step: Step) -> tuple[Tensor, Terms]:
+        """Batch -> the sum of the loss terms, and these by name."""
         terms: Terms = self.method.loss(batch, step)  # type: ignore[operator]
-        return terms
+        return terms.total, terms
 
 
-def wrap(method: nn.Module, place: Place, *, compiled: bool = False) -> nn.Module:
-    """The loss of a method, its gradients averaged over the processes."""
-    loss = Loss(method)
+@runtime_checkable
+class KeepsWhole(Protocol):
+    """A method with frozen parts that one process may call while others do not, such as towers that are remembered."""
+
+    def whole(self) -> list[nn.Module]:
+        """The parts that are not to be shared out among processes."""
+        ...
+
+
+def wrap(method: nn.Module, place: Place, parallel: Literal["ddp", "fsdp"], *, compiled: bool = False) -> nn.Module:
+    """The loss of a method, its gradients averaged over the processes; `.method` of `unwrapped` it is what trains."""
+    shared = parallel == "fsdp" and place.world > 1
+    loss = Loss(copy.deepcopy(method).to(place.device) if shared else method)
     if compiled:
         loss.compile()
     if place.world == 1:
         return loss
+    if shared:
+        return _shard(loss, place)
     gc.collect()  # that of an earlier stage is in a cycle of references, and would go on averaging
     # a loss need not use every parameter of its method, such as the pooled vector under a token-wise similarity
     return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
 
 
-def keep_local(loss: nn.Module, wanted: bool) -> AbstractContextManager[object]:
-    """Within the context gradients are summed here only: for all but the last part of an accumulated batch."""
-    if wanted and isinstance(loss, nn.parallel.DistributedDataParallel):
-        return loss.no_sync()
-    return nullcontext()
+def unwrapped(loss: nn.Module) -> nn.Module:
+    """The method that trains by the loss that `wrap` returned."""
+    trained: nn.Module = loss.module.method if isinstance(loss, nn.parallel.DistributedDataParallel) else loss.method  # type: ignore[union-attr, assignment]
+    return trained
+
+
+def _shard(loss: Loss, place: Place) -> nn.Module:
+    """Shares out weights among the processes: block by block, and the rest as one.
+
+    Left whole are scalars, which cannot be cut, and what the method asks for.
+    """
+    mesh = init_device_mesh(place.device.type, (place.world,))
+    left = loss.method.whole() if isinstance(loss.method, KeepsWhole) else []
+    uncut = {value for part in left for value in part.parameters()}
+    uncut |= {value for value in loss.parameters() if not value.ndim}
+    for block in _blocks(loss.method, set(left)):
+        fully_shard(block, mesh=mesh, ignored_params=uncut)
+    fully_shard(loss, mesh=mesh, ignored_params=uncut)
+    # as DDP does: buffers are those of the main process
+    loss.register_forward_pre_hook(lambda module, _: place.agree_on(module.buffers()))
+    return loss
+
+
+def _blocks(module: nn.Module, without: set[nn.Module]) -> Iterator[nn.Module]:
+    """The layers of towers: members of a list or sequence that holds several of one class; not what lies in them."""
+    children = [child for child in module.children() if child not in without]
+    kinds = [type(child) for child in children]
+    for child in children:
+        listed = isinstance(module, nn.ModuleList | nn.Sequential) and kinds.count(type(child)) > 1
+        if listed and any(True for _ in child.parameters()):
+            yield child
+        else:
+            yield from _blocks(child, without)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor with all of its parts, where it is shared out among the processes; every process must ask."""
+    full: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return full
+
+
+def like(value: Tensor, example: Tensor) -> Tensor:
+    """A whole tensor on the device of the example, and shared out as that is."""
+    value = value.to(example.device)
+    if isinstance(example, DTensor):  # no process need send it to others, since all hold it
+        return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)
+    return value
+
+
+@contextmanager
+def part_of_batch(loss: nn.Module, last: bool) -> Iterator[None]:
+    """Within the context one part of a batch is computed; gradients are averaged over the processes in the last one."""
+    if isinstance(loss, nn.parallel.DistributedDataParallel) and not last:
+        with loss.no_sync():
+            yield
+        return
+    if isinstance(loss, FSDPModule):
+        loss.set_requires_gradient_sync(last)
+    yield
+    if isinstance(loss, FSDPModule) and last:
+        _average_scalars(loss)
+
+
+def _average_scalars(loss: nn.Module) -> None:
+    """What FSDP does for all other parameters: the mean of their gradients over the processes."""
+    scalars = [value for value in loss.parameters() if value.requires_grad and not value.ndim]
+    if not scalars:
+        return
+    zero = scalars[0].new_zeros(())
+    found = [zero if value.grad is None else value.grad for value in scalars]
+    found += [zero if value.grad is None else zero + 1 for value in scalars]  # whether there is a gradient
+    sums = torch.stack(found)
+    dist.all_reduce(sums)
+    for value, gradient, count in zip(scalars, *sums.split(len(scalars)), strict=True):
+        value.grad = gradient / dist.get_world_size() if count else None
 
 
 def split(batch: Batch, count: int) -> list[Batch]:

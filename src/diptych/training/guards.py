@@ -60,7 +60,7 @@ def leaves_out(run: Run, batch: Batch, figures: Mapping[str, Tensor]) -> bool:
         with run.nonfinite.open("a", encoding="utf-8") as file:
             record = {"step": run.step, "figures": words, "keys": keys}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    spoilt = [name for name, value in run.method.named_buffers() if bool(value.isnan().any())]
+    spoilt = [name for name, value in run.trained.named_buffers() if bool(value.isnan().any())]
     if spoilt or run.skipped_in_a_row > run.recipe.max_nonfinite:
         why = f"and with it the buffer {spoilt[0]}" if spoilt else f"after {run.skipped_in_a_row} such in a row"
         raise NonFinite(

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
-from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision
+from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision, snapshot
 from diptych.training.distributed import Place
 from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
@@ -124,7 +124,7 @@ def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
         if run.step >= span.end:
             continue
         loss, loader = run.enter(span), _loader(run, span, data)
-        run.method.train()
+        run.trained.train()
         batches = loader.batches(span.position(run.step, run.recipe.batch), span.position(span.end, run.recipe.batch))
         try:
             while run.step < span.end:
@@ -150,7 +150,8 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
     update = Update(span.stage.name, lr=lr, padding=padding(batch))
     optimiser.set_rate(run.optimiser, lr)
     _backward(run, loss, place.equal_share(batch), step, update)
-    update.grad_norm = nn.utils.clip_grad_norm_(optimiser.parameters(run.optimiser), recipe.clip or math.inf)
+    norm = nn.utils.clip_grad_norm_(optimiser.parameters(run.optimiser), recipe.clip or math.inf)
+    update.grad_norm = distributed.whole(norm)
     update.skipped = guards.leaves_out(run, batch, {**update.terms, "gradient": update.grad_norm})
     if not update.skipped:
         _move(run, step)
@@ -161,9 +162,9 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
 def _move(run: Run, step: Step) -> None:
     """Moves the weights along the gradient, and all that follows them."""
     run.optimiser.step()
-    if isinstance(run.method, AfterStep):
+    if isinstance(run.trained, AfterStep):
         with torch.no_grad():
-            run.method.after_step(step)
+            run.trained.after_step(step)
     if run.average:
         run.average.update()
 
@@ -173,11 +174,11 @@ def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Updat
     parts = [batch] if run.recipe.grad_cache else distributed.split(batch, run.recipe.accumulate)
     for index, part in enumerate(parts):
         share = part.size / batch.size
-        with distributed.keep_local(loss, index + 1 < len(parts)):
+        with distributed.part_of_batch(loss, last=index + 1 == len(parts)):
             with precision.autocast(run.place.device, run.precision):
-                terms = loss(part.to(run.place.device), step)
+                total, terms = loss(part.to(run.place.device), step)
             grad_cache.check(step.embed, run.method.card.id)
-            (terms.total * share).backward()
+            (total * share).backward()
         for name, value in terms.items():
             update.terms[name] = update.terms.get(name, 0.0) + value.detach() * share
         update.watch = {name: _detached(value) for name, value in terms.watch.items()}
@@ -192,7 +193,9 @@ def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) 
     for stage in method.stages(recipe):
         data_of(stage, data)
     identity = {"name": data.name, "split": data.split, "samples": len(data)}
-    place.agree_on(method.to(place.device))
+    # what is shared out is a copy; the method then needs no room on the device
+    method.to("cpu" if recipe.parallel == "fsdp" and place.world > 1 else place.device)
+    place.agree_on(method.state_dict().values())
     return Run(method, recipe, place, out, identity)
 
 
@@ -243,11 +246,12 @@ def data_of(stage: Stage, data: Dataset) -> Dataset:
 def _evaluate(run: Run, judge: Judge, log: Log) -> bool:
     """Evaluates the averaged weights, where there are such, in the main process; whether they are the best so far."""
     best = False
-    if run.place.main:
-        with log.busy("evaluating"), run.average.applied() if run.average else nullcontext():
+    with log.busy("evaluating"), run.shown() as method:
+        if run.place.main:
             seed_everything(run.recipe.seed, run.step)
-            run.rows = judge.evaluate(run.method.eval())
-            run.method.train()
+            run.rows = judge.evaluate(method.eval())
+            method.train()
+    if run.place.main:
         log.evaluation(run.rows)
         score = judge.best(run.rows) if run.rows else -math.inf
         best = score > run.best
@@ -257,15 +261,17 @@ def _evaluate(run: Run, judge: Judge, log: Log) -> bool:
 
 
 def _save(run: Run, saver: Saver, log: Log, folders: Sequence[Path]) -> None:
-    """Begins to save the run into these folders, if any; only in the main process."""
+    """Begins to save the run into these folders, if any; the main process writes."""
     if not folders:
         return
     for broken in run.place.collect(run.quarantine):
         run.quarantine.update(broken)
     run.intervals = run.place.collect(log.interval)
-    if run.place.main:
-        with log.busy("saving"):
+    with log.busy("saving"):
+        if run.place.main:
             saver.save(run, folders)
+        else:
+            snapshot.take_part(run)
 
 
 def _detached(value: object) -> object:

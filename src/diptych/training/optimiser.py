@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.recipe import Recipe, Stage
+from diptych.training.distributed import like, whole
 
 # Names that say "no weight decay" (timm, open_clip, transformers, ours): positions, class tokens, temperatures. Biases
 # and norms have one dimension and need no name. BERT's `cls.predictions` and a `class_head` are matrices that decay.
@@ -112,6 +113,11 @@ class Average:
         self.updates = 0
         self.copies = {name: value.detach().float().clone() for name, value in parameters.items()}
 
+    def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Follows other parameters of the same names from now on, such as those of a copy that is shared out."""
+        self.parameters = {name: parameters[name] for name in self.copies}
+        self.copies = {name: like(whole(copy), self.parameters[name]) for name, copy in self.copies.items()}
+
     @torch.no_grad()
     def update(self) -> None:
         """Follows the weights after an optimiser step."""
@@ -133,10 +139,10 @@ class Average:
                 value.data = own[name]
 
     @torch.no_grad()
-    def keep(self) -> None:
-        """Gives the method the averaged weights for good."""
-        for name, value in self.parameters.items():
-            value.copy_(self.copies[name])
+    def keep(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Gives parameters of these names the averaged weights for good; every process must call it."""
+        for name, copy in self.copies.items():
+            parameters[name].copy_(whole(copy))
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.training.distributed import whole
 from diptych.training.state import Run
 
 
@@ -41,7 +42,7 @@ def take(run: Run, before: Snapshot | None = None) -> Snapshot:
 
     The copies lie in the memory of the snapshot `before` where shapes agree, and that one is void then.
     """
-    values = run.method.state_dict(keep_vars=True)  # a tied weight is one object under two names
+    values = run.trained.state_dict(keep_vars=True)  # a tied weight is one object under two names
     averages = {id(value): f"average/{name}" for name, value in run.average.parameters.items()} if run.average else {}
     taken = Snapshot(
         run.method,
@@ -55,11 +56,18 @@ def take(run: Run, before: Snapshot | None = None) -> Snapshot:
     return taken
 
 
+def take_part(run: Run) -> None:
+    """What other processes do while the main one takes a snapshot: they hand in their shares of the weights."""
+    for values in (run.tensors(), run.trained.state_dict(keep_vars=True)):
+        for value in {id(value): value for value in values.values()}.values():
+            whole(value.detach())
+
+
 def _copies(values: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     made: dict[int, Tensor] = {}
     for name, value in values.items():
         if id(value) not in made:
-            made[id(value)] = _copy(value.detach(), before.get(name))
+            made[id(value)] = _copy(whole(value.detach()), before.get(name))
     return {name: made[id(value)] for name, value in values.items()}
 
 

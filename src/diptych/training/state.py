@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,11 +26,11 @@ from diptych.config import to_dict
 from diptych.recipe import Recipe
 from diptych.results import Row
 from diptych.training import distributed, optimiser, precision
-from diptych.training.distributed import Place
+from diptych.training.distributed import Place, like, whole
 from diptych.training.optimiser import Average
 from diptych.training.schedule import Span, plan
 
-FREE = ("workers", "evaluations", "checkpoints", "max_broken", "max_nonfinite")
+FREE = ("workers", "evaluations", "checkpoints", "max_broken", "max_nonfinite", "parallel")
 """fields of the recipe that may change when a run goes on, since the weights do not depend on them"""
 
 
@@ -48,7 +49,10 @@ class DifferentRun(ValueError):
 
 @dataclass
 class Run:
-    """A run on its way; `enter` begins a stage, `tensors` and `facts` are what is saved beside the weights."""
+    """A run on its way; `enter` begins a stage, `tensors` and `facts` are what is saved beside the weights.
+
+    `trained` is what trains: the method itself, or a copy of it that is shared out among the processes.
+    """
 
     method: Any  # an nn.Module that is a card.Method
     recipe: Recipe
@@ -73,6 +77,7 @@ class Run:
         stages = [optimiser.trainable(self.method, span.stage) for span in self.spans]
         trained = {name: value for chosen in stages for name, (value, _) in chosen.items()}
         self.average = Average(trained, self.recipe.ema) if self.recipe.ema else None
+        self.trained = self.method
         self.optimiser: torch.optim.Optimizer  # of the stage that was entered
         self._waiting: dict[str, Tensor] = {}  # optimiser state of a checkpoint, until its stage is entered
 
@@ -112,14 +117,22 @@ class Run:
         chosen = optimiser.trainable(self.method, span.stage)
         for name, value in self.method.named_parameters():
             value.requires_grad_(name in chosen)
-        self.optimiser = optimiser.make(self.recipe, chosen)
+        loss = distributed.wrap(self.method, self.place, self.recipe.parallel, compiled=self.recipe.compile)
+        self.trained = distributed.unwrapped(loss)
+        if self.average:
+            self.average.follow(dict(self.trained.named_parameters()))
+        self.optimiser = optimiser.make(self.recipe, optimiser.trainable(self.trained, span.stage))
         if self._waiting:
             _restore(self.optimiser, self._waiting)
             self._waiting = {}
-        return distributed.wrap(self.method, self.place, compiled=self.recipe.compile)
+        return loss
 
     def release(self) -> None:
-        """Gives the parameters back the `requires_grad` that they came with, and drops their gradients."""
+        """Ends a stage: the method has the weights and the `requires_grad` that it came with, and no gradients."""
+        self._bring_back()
+        self.trained = self.method
+        if self.average:
+            self.average.follow(dict(self.method.named_parameters()))
         for name, value in self.method.named_parameters():
             value.requires_grad_(name in self._able)
             value.grad = None
@@ -128,7 +141,29 @@ class Run:
         """Ends the run: the method keeps the averaged weights, where there are such."""
         self.release()
         if self.average:
-            self.average.keep()
+            self.average.keep(dict(self.method.named_parameters()))
+        self.method.to(self.place.device)
+
+    @contextmanager
+    def shown(self) -> Iterator[nn.Module]:
+        """The method with the weights to judge it by: the averaged ones where there are such. Every process enters."""
+        self._bring_back()
+        if self.trained is self.method:
+            with self.average.applied() if self.average else nullcontext():
+                yield self.method
+            return
+        if self.average:
+            self.average.keep(dict(self.method.named_parameters()))
+        yield self.method.to(self.place.device) if self.place.main else self.method
+        self.method.cpu()
+
+    @torch.no_grad()
+    def _bring_back(self) -> None:
+        """Gives the method the weights of the copy that trains."""
+        if self.trained is not self.method:
+            mine = self.method.state_dict()
+            for name, value in self.trained.state_dict().items():
+                mine[name].copy_(whole(value))
 
     def tensors(self) -> dict[str, Tensor]:
         """The state of the optimiser and the averaged weights, by names that say what they are."""
@@ -237,3 +272,5 @@ def _restore(target: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> No
             index, _, item = rest.partition("/")
             fresh["param_groups"][int(index)][item] = value
     target.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+    for value, items in target.state.items():
+        items.update({key: like(item, value) for key, item in items.items() if item.ndim and item.shape == value.shape})
