@@ -27,6 +27,8 @@ def made(folder, method="clip", value=0.4, data="colours", **config):
     info["finished"] = {
         "steps": 8,
         "seconds": 75.0,
+        "paused": {"saving": 0.25, "evaluating": 3.0},
+        "skipped": 3,
         "samples_per_second": 640.0,
         "parameters": 12_345,
         "trained_parameters": 12_345,
@@ -105,6 +107,8 @@ def test_the_page_shows_figures_curves_pictures_and_cost(two):
     assert page.count("data:image/webp") == 2
     assert "12,345" in page
     assert "1 min 15 s" in page
+    assert "0.25 s" in page
+    assert "3 steps were skipped" in page
 
 
 def test_what_comes_from_data_is_escaped(tmp_path):

@@ -140,6 +140,17 @@ def test_broken_anywhere(where, call, tmp_path, monkeypatch) -> None:
     equal(tmp_path / "unbroken", tmp_path / "broken")
 
 
+def test_broken_within_an_interval_of_the_log(tmp_path, monkeypatch) -> None:
+    settings = recipe(samples=300 * 4, checkpoints=60)  # a line after every third step, a checkpoint after every fifth
+    run(Toy(), tmp_path / "unbroken", settings)
+    method, judge = breaking(Toy(), "loss", 12, monkeypatch)  # after the checkpoint of step 10
+    with pytest.raises(Killed):
+        run(method, tmp_path / "broken", settings, judge)
+    run(Toy(), tmp_path / "broken", settings)
+    equal(tmp_path / "unbroken", tmp_path / "broken")
+    assert [line["step"] for line in curve(tmp_path / "broken")][:4] == [3, 6, 9, 12]
+
+
 def test_broken_again_and_again(tmp_path, monkeypatch) -> None:
     config, changes = CASES["all together"]
     settings = recipe(**changes, checkpoints=12)

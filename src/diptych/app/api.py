@@ -188,6 +188,8 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finish
     info["finished"] = {
         "steps": done.steps,
         "seconds": round(done.seconds, 2),
+        "paused": {what: round(seconds, 3) for what, seconds in done.paused.items()},
+        "skipped": done.skipped,
         "samples_per_second": round(done.steps * info["recipe"]["batch"] / max(done.seconds, 1e-9), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": _trained(model, from_dict(Recipe, info["recipe"])),

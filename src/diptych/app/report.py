@@ -82,6 +82,7 @@ def _run(run: Run, label: str, colour: int) -> dict[str, Any]:
         (record for record in reversed(run.log) if "loss" in record), {}
     )  # of a run that goes on
     steps, seconds = done.get("steps", last.get("step", 0)), done.get("seconds", last.get("seconds", 0))
+    paused, skipped = (done.get(name, last.get(name, {})) for name in ("paused", "skipped"))
     broken = len(run.quarantine)
     return {
         "label": label,
@@ -94,9 +95,11 @@ def _run(run: Run, label: str, colour: int) -> dict[str, Any]:
         "batch": f"{recipe['batch']:,}",
         "steps": f"{steps:,}",
         "time": wording.duration(seconds),
+        "saving": f"{paused.get('saving', 0):.2g} s",
         "speed": wording.count(done.get("samples_per_second", math.nan)),
         "device": done.get("device", "not finished"),
         "broken": "every sample could be read." if not broken else f"{broken:,} broken samples were skipped.",
+        "skipped": f"{skipped:,} steps were skipped, as their loss or gradient was not finite." if skipped else "",
         "quarantine": sorted(run.quarantine.items())[:_LISTED],
         "command": command(run),
         "settings": _settings(run),
