@@ -33,7 +33,9 @@ from diptych.training import checkpoint, loop, snapshot, train
 
 sys.path.append(str(Path(__file__).parent.parent / "app"))
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["diptych.app.api", "torch._dynamo"])  # optimisers import the latter
+SERVER.set_forkserver_preload(
+    ["diptych.app.commands.train", "diptych.app.api", "diptych.methods.contrastive.clip", "torch._dynamo"]
+)
 WHERE = ("step", "copy", "write", "evaluation")
 """where a run can be: in a step, while it stands still for a save, while a thread writes, in an evaluation"""
 AIMS = ("any", *WHERE)
