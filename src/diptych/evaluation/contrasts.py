@@ -10,7 +10,7 @@ import torch
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate, trimmed
 from diptych.evaluation.measures import Measure, Result
-from diptych.evaluation.retrieval import rank_of_best_positive
+from diptych.evaluation.retrieval import ranks
 
 
 def hard_gallery(bench: Bench) -> Result:
@@ -28,8 +28,8 @@ def hard_gallery(bench: Bench) -> Result:
         pairs = np.stack([np.arange(len(rows)), own], axis=1)
         gallery = features.take(slice(start, start + len(texts)))
         start += len(texts)
-        ranks = rank_of_best_positive(bench.similarity, bench.images.take(torch.tensor(rows)), gallery, pairs)
-        hits.append(np.stack([ranks[0] == 1, ranks[1][own] == 1], axis=1))
+        by_image, by_text = ranks(bench, bench.images.take(torch.tensor(rows)), gallery, pairs)
+        hits.append(np.stack([by_image == 1, by_text[own] == 1], axis=1))
         pictures_of_caption = np.bincount(own)[own]
         chances += [(1 / len(texts), pictures / len(rows)) for pictures in pictures_of_caption]
         keys += [bench.samples[row].key for row in rows]

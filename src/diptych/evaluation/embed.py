@@ -172,6 +172,17 @@ class Bench:
         first, second = self.method.similarity(moved(image, self.device), moved(text, self.device))
         return first.float(), second.float()
 
+    @cached_property
+    def multiplies(self) -> bool:
+        """Whether the method's similarity is the inner product of pooled vectors, found out on a few random ones."""
+        if self._compares_tokens(moved(self.images.take(slice(1)), self.device)):
+            return False
+        generator, width = torch.Generator().manual_seed(0), self.images.pooled.shape[1]
+        pooled = [torch.randn(count, width, generator=generator) for count in (3, 5)]
+        image, text = (Features(x.new_empty(len(x), 0, width), x, x.new_empty(len(x), 0).bool()) for x in pooled)
+        product = image.pooled @ text.pooled.T
+        return all(torch.allclose(matrix.cpu(), product, atol=1e-4) for matrix in self.similarity(image, text))
+
     def picture(self, key: str) -> Any:
         """The picture of one sample, as a PIL image."""
         return self.data.read(self.index[key], ("image",)).image
@@ -280,7 +291,3 @@ def _label(sample: Sample, index: dict[str, int]) -> int:
     if sample.get("category") in index:
         return index[sample["category"]]
     return int(sample["label"]) if sample.get("label") is not None else -1
-
-
-def _without_numbers(features: Features) -> Features:
-    return features._replace(tokens=torch.full_like(features.tokens, math.nan))

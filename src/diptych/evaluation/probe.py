@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.evaluation.embed import TILE, Bench, CannotEvaluate, blocks
+from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.measures import Result
 from diptych.evaluation.zero_shot import classification, labelled, rank_of_class
+from diptych.neighbours import top_k
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -40,12 +41,10 @@ def neighbour_votes(images: Tensor, train: Tensor, labels: Tensor, classes: int,
     """Votes (N, C) of the k nearest of M training rows: images (N, D), train (M, D), both normalised here."""
     images, train = F.normalize(images, dim=-1), F.normalize(train, dim=-1)
     votes = torch.zeros(len(images), classes)
-    for some in blocks(len(images), max(1, TILE // len(train))):
-        cosine, nearest = (images[some] @ train.T).topk(min(k, len(train)), dim=1)  # (n, k)
-        # the largest weight is 1: exp(1 / 0.07) is far out, and only ratios count
-        weights = ((cosine - cosine[:, :1]) / TEMPERATURE).exp()
-        votes[some] = votes[some].scatter_add(1, labels[nearest], weights)
-    return votes
+    cosine, nearest = top_k(images, train, k)  # (N, k)
+    # the largest weight is 1: exp(1 / 0.07) is far out, and only ratios count
+    weights = ((cosine - cosine[:, :1]) / TEMPERATURE).exp()
+    return votes.scatter_add_(1, labels[nearest], weights)
 
 
 def fit_linear(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
