@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -167,6 +166,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    import numpy as np
     from PIL import Image
 
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -233,6 +233,8 @@ def decode_npz(data: bytes, limits: Limits = NORMAL) -> dict[str, np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    import numpy as np
+
     with archive.open(entry) as file:  # yields at most `entry.file_size` bytes, whatever was compressed
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -271,6 +273,8 @@ def decode_audio(data: bytes, limits: Limits = NORMAL) -> np.ndarray:
 
 def resample(sound: np.ndarray, rate: int, target: int) -> np.ndarray:
     """(S,) at `rate` -> (round(S * target / rate),) at `target`, band-limited, by the discrete Fourier transform."""
+    import numpy as np
+
     if rate == target or not len(sound):
         return sound.astype(np.float32, copy=False)
     length = max(1, round(len(sound) * target / rate))

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from diptych.compiling import never_compiled
 
-@torch.compiler.disable  # the loop over tiles would be unrolled into one huge graph
+
+@never_compiled  # the loop over tiles would be unrolled into one huge graph
 def log_sum_exp(
     query: Tensor, key: Tensor, scale: Tensor, tile: int, columns: bool = True
 ) -> tuple[Tensor, Tensor | None]:
@@ -38,7 +40,7 @@ def log_sum_exp(
     return rows, cols if columns else None
 
 
-@torch.compiler.disable
+@never_compiled
 def softplus_sum(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: int) -> Tensor:
     """The sum of `softplus(scale * query @ key.T + bias)` over all pairs, a scalar.
 
@@ -52,7 +54,7 @@ def softplus_sum(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: 
     return cast(Tensor, _SoftplusSum.apply(query, key, scale, bias, tile))
 
 
-@torch.compiler.disable
+@never_compiled
 def max_mean(
     query: Tensor, query_weight: Tensor, key: Tensor, key_weight: Tensor | None, tile: int
 ) -> tuple[Tensor, Tensor | None]:

@@ -19,6 +19,7 @@ import copy
 import gc
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from diptych.batch import Batch, Gather, Step, Terms
 from diptych.training.precision import choose_device
@@ -156,6 +154,8 @@ class Loss(nn.Module):
     def __init__(self, method: nn.Module) -> None:
         super().__init__()
         self.method = method
+        self.sharded = False
+        """whether FSDP has taken hold of it"""
 
     def forward(self, batch: Batch, step: Step) -> tuple[Tensor, Terms]:
         """Batch -> the sum of the loss terms, and these by name."""
@@ -198,6 +198,9 @@ def _shard(loss: Loss, place: Place) -> nn.Module:
 
     Left whole are scalars, which cannot be cut, and what the method asks for.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # takes longer to import than all else that training needs
+
     mesh = init_device_mesh(place.device.type, (place.world,))
     left = loss.method.whole() if isinstance(loss.method, KeepsWhole) else []
     uncut = {value for part in left for value in part.parameters()}
@@ -205,6 +208,7 @@ def _shard(loss: Loss, place: Place) -> nn.Module:
     for block in _blocks(loss.method, set(left)):
         fully_shard(block, mesh=mesh, ignored_params=uncut)
     fully_shard(loss, mesh=mesh, ignored_params=uncut)
+    loss.sharded = True
     # as DDP does: buffers are those of the main process
     loss.register_forward_pre_hook(lambda module, _: place.agree_on(module.buffers()))
     return loss
@@ -224,16 +228,25 @@ def _blocks(module: nn.Module, without: set[nn.Module]) -> Iterator[nn.Module]:
 
 def whole(value: Tensor) -> Tensor:
     """A tensor with all of its parts, where it is shared out among the processes; every process must ask."""
-    full: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    full: Tensor = value.full_tensor() if _in_parts(value) else value  # type: ignore[attr-defined]
     return full
 
 
 def like(value: Tensor, example: Tensor) -> Tensor:
     """A whole tensor on the device of the example, and shared out as that is."""
     value = value.to(example.device)
-    if isinstance(example, DTensor):  # no process need send it to others, since all hold it
-        return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)
-    return value
+    if not _in_parts(example):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = example.device_mesh, example.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)  # nobody sends, since all processes hold it
+
+
+def _in_parts(value: Tensor) -> bool:
+    """Whether a tensor is shared out; none is before FSDP has imported what shares out."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 @contextmanager
@@ -243,10 +256,11 @@ def part_of_batch(loss: nn.Module, last: bool) -> Iterator[None]:
         with loss.no_sync():
             yield
         return
-    if isinstance(loss, FSDPModule):
-        loss.set_requires_gradient_sync(last)
+    sharded = isinstance(loss, Loss) and loss.sharded
+    if sharded:
+        loss.set_requires_gradient_sync(last)  # type: ignore[operator]
     yield
-    if isinstance(loss, FSDPModule) and last:
+    if sharded and last:
         _average_scalars(loss)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diptych.batch import Batch, Embed
+from diptych.compiling import never_compiled
 from diptych.recipe import Recipe
 from diptych.training import distributed
 
@@ -33,7 +34,7 @@ class InParts(Embed):
         self.count = count
         self.used = False
 
-    @torch.compiler.disable  # a graph of all parts would be as large as their number
+    @never_compiled  # a graph of all parts would be as large as their number
     def __call__(self, features: Callable[[Batch], T], batch: Batch) -> T:
         """The features of all rows: what `features` says of each part, one after the other."""
         self.used = True

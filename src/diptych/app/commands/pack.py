@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from diptych.app import options
-from diptych.data.pack import Packing
-from diptych.data.raw import Reading
+from diptych.data.raw import Packing, Reading
 
 
 @dataclass(frozen=True)
