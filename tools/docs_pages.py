@@ -33,6 +33,7 @@ from diptych.evaluation.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "results" / "claims"
+PLANTED = ROOT / "results" / "planted_duplicates.json"
 ELSEWHERE = {
     "contributing.md": ROOT / "CONTRIBUTING.md",
     "changelog.md": ROOT / "CHANGELOG.md",
@@ -304,10 +305,32 @@ def count() -> str:
     return f"{said}, beside {peers}, which they are measured against."
 
 
+def planted() -> str:
+    """How many planted duplicates are found; the file is written by benchmarks/planted_duplicates.py."""
+    if not PLANTED.is_file():
+        return ""
+    found = json.loads(PLANTED.read_text(encoding="utf-8"))
+    ways = list(dict.fromkeys(row["by"] for row in found["rows"]))
+    cells = {(row["data"], row["change"], row["by"]): row for row in found["rows"]}
+    lines = list(dict.fromkeys((row["data"], row["change"]) for row in found["rows"]))
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{row['recall']:.0%}" + ("" if row["precision"] is None else f" ({row['precision']:.0%})")
+
+    rows = [(*line, *(cell(cells[(*line, way)]) for way in ways)) for line in lines]
+    about = (
+        f"Of {found['planted']} pictures that were changed and planted among {found['pictures']} of the starter set "
+        f"and of the world: how many are found and, in brackets, how many of the pairs found are such (features: "
+        f"`{found['model']}`, through a linear map that was never trained; a trained run does better)."
+    )
+    return about + "\n\n" + table(("data", "planted", *ways), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fields": fields,
     "tasks": tasks,
     "count": count,
+    "planted": planted,
     "methods": lambda: method_table("methods/"),
 }
 

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "show": "tell all about one method: paper, idea, options, presets",
     "inspect": "look at a data set: what it has, what is broken, which methods can learn from it",
     "pack": "turn a folder, a table, COCO, Karpathy or Hugging Face data into shards",
+    "curate": "make shards better: duplicates and leaks out, pairs scored, captions and pictures filtered",
     "plan": "say what a run will take, before it is made: memory, time, and which switch buys what",
     "train": "train a method on a data set",
     "evaluate": "measure a trained run on a data set",

@@ -73,7 +73,7 @@ def open_source(spec: str, split: str = "train") -> Dataset:
     name, _, options = spec.partition(":")
     if name == WORLD:
         return _world(options, split)
-    return _shards(_place(spec), split)
+    return _shards(place(spec), split)
 
 
 def _drawn(whole: Dataset, count: int, draw: int) -> Dataset:
@@ -87,7 +87,7 @@ def _drawn(whole: Dataset, count: int, draw: int) -> Dataset:
     return Subset(whole, sorted(permutation(len(whole), 0, draw, True)[:count]))
 
 
-def _place(spec: str) -> str:
+def place(spec: str) -> str:
     """The folder or URL of a data set that is files."""
     if spec == STARTER:
         return str(Path(__file__).parents[1] / STARTER)
@@ -135,7 +135,7 @@ def _world(options: str, split: str) -> Dataset:
 
     parts = [part for part in options.split(",") if part.strip()]
     chosen = [part.partition("=")[2].strip() for part in parts if part.partition("=")[0].strip() == "sprites"]
-    sprites = cutouts(ShardedData(_place(chosen[0]), "train")) if chosen else []
+    sprites = cutouts(ShardedData(place(chosen[0]), "train")) if chosen else []
     knobs = ",".join(part for part in parts if part.partition("=")[0].strip() != "sprites")
     return open_world(knobs, split, sprites)
 

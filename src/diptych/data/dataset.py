@@ -119,9 +119,15 @@ class ShardedData:
         numbering = self.classes if "label" in fields else tuple(self.info.get("classes", ()))
         return decode_sample(key, members, fields, classes=numbering, limits=self.limits, side=self._side)
 
-    def raw(self, index: int) -> dict[str, bytes]:
-        """All members of a sample by extension, undecoded; raises `BrokenSample` where one is over `limits.bytes`."""
-        return self._members(index, self.index.key(index), self.index.members(index))
+    def raw(self, index: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The members of a sample by extension, undecoded: all, or those that hold some fields.
+
+        Raises:
+            BrokenSample: one of them is over `limits.bytes`, or cut short.
+        """
+        there = self.index.members(index)
+        chosen = there if fields is None else {name: there[name] for name in wanted(there, fields)}
+        return self._members(index, self.index.key(index), chosen)
 
     @cached_property
     def has(self) -> frozenset[str]:

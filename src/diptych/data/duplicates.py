@@ -21,7 +21,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image as Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,6 +61,8 @@ _WEIGHTS = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 
 def phash(image: Image) -> int:
     """The 64-bit perceptual hash: which of the 8 x 8 lowest DCT coefficients lie above their median."""
+    from PIL import Image as Pictures
+
     grey = np.asarray(image.convert("L").resize((32, 32), Pictures.Resampling.BILINEAR), dtype=np.float64)
     low = (_DCT @ grey @ _DCT.T).ravel()  # (64,)
     # coefficients of a flat picture are rounding noise: the margin makes its hash the same on every machine
@@ -71,6 +72,8 @@ def phash(image: Image) -> int:
 
 def fingerprint(image: Image) -> Fingerprint:
     """All three fingerprints of an RGB picture."""
+    from PIL import Image as Pictures
+
     digest = hashlib.sha1(repr(image.size).encode() + image.tobytes()).digest()[:8]
     thumbnail = np.asarray(image.convert("RGB").resize((16, 16), Pictures.Resampling.BILINEAR))
     return Fingerprint(int.from_bytes(digest, "big"), phash(image), thumbnail)
@@ -105,14 +108,14 @@ def _pairs_within(hashes: np.ndarray, number: int, distance: int) -> Iterator[np
         if not len(left):
             return
         difference = sorted_hashes[left] ^ sorted_hashes[left + step]
-        near = _count_bits(difference) <= distance
+        near = count_bits(difference) <= distance
         for earlier in _MASKS[:number]:
             near &= (difference & earlier) != 0
         yield np.stack([order[left[near]], order[left[near] + step]], axis=1)
         step += 1
 
 
-def _count_bits(values: np.ndarray) -> np.ndarray:
+def count_bits(values: np.ndarray) -> np.ndarray:
     """Ones in each of (N,) uint64 values, by the table of one byte."""
     return _ONES[values.view(np.uint8).reshape(-1, 8)].sum(axis=1)
 
@@ -158,16 +161,12 @@ class Duplicates:
 
 def find_duplicates(keys: Sequence[str], splits: Sequence[str], prints: Sequence[Fingerprint]) -> Duplicates:
     """Exact and near duplicates among N pictures, and those of them that stand in different splits."""
-    exact = np.array([p.exact for p in prints], dtype=np.uint64)
-    first, copy_of = np.unique(exact, return_index=True, return_inverse=True)[1:]
-    representative = first[copy_of.ravel()]  # (N,) index of the first picture with the same pixels
+    exact, perceptual = (np.array([p[place] for p in prints], dtype=np.uint64) for place in (0, 1))
+    thumbnails = np.stack([p.thumbnail for p in prints]) if prints else np.zeros((0, 16, 16, 3), dtype=np.uint8)
+    representative = first_copies(exact)
     copies = np.stack([representative, np.arange(len(prints))], axis=1)
     copies = copies[copies[:, 0] != copies[:, 1]]
-    distinct = np.unique(representative)
-    near = near_pairs(np.array([prints[i].perceptual for i in distinct], dtype=np.uint64))
-    near = distinct[near] if len(near) else near
-    thumbnails = np.stack([p.thumbnail for p in prints]) if prints else np.zeros((0, 16, 16, 3), dtype=np.uint8)
-    near = near[_alike(thumbnails, near)]
+    near = alike_pairs(np.unique(representative), perceptual, thumbnails)
     every = np.concatenate([copies, near])
     alike = groups(every, len(prints))
     near_items = set(near.ravel().tolist())
@@ -176,6 +175,28 @@ def find_duplicates(keys: Sequence[str], splits: Sequence[str], prints: Sequence
         near=[[keys[i] for i in group] for group in alike if not near_items.isdisjoint(group)],
         leaks=_leaks(alike, keys, splits),
     )
+
+
+def first_copies(exact: np.ndarray) -> np.ndarray:
+    """(N,) digests of pixels -> (N,) index of the first picture with the same pixels, which may be itself."""
+    first, copy_of = np.unique(exact, return_index=True, return_inverse=True)[1:]
+    return np.asarray(first[copy_of.ravel()])
+
+
+def alike_pairs(
+    chosen: np.ndarray, perceptual: np.ndarray, thumbnails: np.ndarray, distance: int = DISTANCE
+) -> np.ndarray:
+    """Pairs of pictures that look alike, by hash and by thumbnail: (M, 2) int64, i < j.
+
+    Args:
+        chosen: (K,) sorted indices of the pictures to be compared.
+        perceptual: (N,) uint64 hashes of all.
+        thumbnails: (N, 16, 16, 3) uint8 of all; of these only the pairs near by hash are read.
+        distance: bits in which the hashes may differ, at most 4.
+    """
+    near = near_pairs(perceptual[chosen], distance)
+    near = chosen[near] if len(near) else near
+    return near[_alike(thumbnails, near)]
 
 
 def _alike(thumbnails: np.ndarray, pairs: np.ndarray, block: int = 16_384) -> np.ndarray:

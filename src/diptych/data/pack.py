@@ -146,7 +146,7 @@ class _Tally:
     seen: int = 0
 
 
-class _Writers(contextlib.ExitStack):
+class Writers(contextlib.ExitStack):
     """A writer for each split, opened when its first sample comes; all are closed together."""
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
@@ -155,6 +155,7 @@ class _Writers(contextlib.ExitStack):
         self.by_split: dict[str, ShardWriter] = {}
 
     def of(self, split: str) -> ShardWriter:
+        """The writer of a split."""
         if split not in self.by_split:
             writer = ShardWriter(self.folder, split, max_bytes=self.shard_bytes)
             self.by_split[split] = self.enter_context(writer)
@@ -167,13 +168,13 @@ def _write(
     report, progress = out
     tally = _Tally()
     checks = Checks(source.classes, packing.caption, packing.max_side, packing.quality, reading.limits)
-    with _Writers(folder, packing.shard_bytes) as writers:
+    with Writers(folder, packing.shard_bytes) as writers:
         for item in checked(source.samples(), checks):
             if isinstance(item, Checked):
                 _add(item, writers.of(packing.split or item.raw.split or split_of(item.raw.key)), tally)
             elif isinstance(item, BrokenSample):
                 tally.seen += 1
-                report.broken[_free(item.key, report.broken)] = item.reason
+                report.broken[free(item.key, report.broken)] = item.reason
                 _refuse_share(report, tally, packing, final=False)
             else:
                 tally.notes[item.text] += item.count
@@ -189,7 +190,7 @@ def _write(
 
 
 def _add(item: Checked, writer: ShardWriter, tally: _Tally) -> None:
-    key = _free(item.raw.key, tally.keys)
+    key = free(item.raw.key, tally.keys)
     if key != item.raw.key:
         tally.notes["a sample got another key, since its own was taken"] += 1
     writer.add(key, item.members)
@@ -200,13 +201,13 @@ def _add(item: Checked, writer: ShardWriter, tally: _Tally) -> None:
     tally.notes.update(item.notes)
 
 
-def _free(key: str, taken: set[str] | dict[str, str]) -> str:
+def free(key: str, taken: set[str] | dict[str, str]) -> str:
     """`key`, or `key-2`, `key-3`, ... if it is taken."""
-    number, free = 1, key
-    while free in taken:
+    number, name = 1, key
+    while name in taken:
         number += 1
-        free = f"{key}-{number}"
-    return free
+        name = f"{key}-{number}"
+    return name
 
 
 def _refuse_share(report: PackReport, tally: _Tally, packing: Packing, *, final: bool) -> None:
