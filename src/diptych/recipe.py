@@ -58,6 +58,8 @@ class Recipe:
     """largest share of samples that may be broken before the run stops"""
     max_nonfinite: int = 5
     """steps in a row that are skipped because their loss or gradient is not finite; one more stops the run"""
+    patience: float = 1800.0
+    """seconds without any progress after which a run that hangs is ended, with all stacks in its folder; 0 never"""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from diptych.config import from_dict
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
+from diptych.training import watchdog
 from diptych.training.optimiser import trainable
 from diptych.training.precision import choose_device
+from diptych.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +106,9 @@ def train(
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
     if is_main():
-        _conclude(out, info, model, done, sets)
+        with Watchdog(recipe.patience, out):
+            watchdog.now("evaluating")
+            _conclude(out, info, model, done, sets)
     return runs.read(out)
 
 

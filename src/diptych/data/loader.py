@@ -7,12 +7,14 @@ workers or of processes that train, and not on where a run was interrupted.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -80,6 +82,7 @@ class Loader:
         self._stream = _Stream(self.dataset, self.batch, self.seed, self.shuffle, self.rank, self.world)
         self._read, self._broken, self._started, self._iteration = 0, 0, 0.0, 0
         self._rows = _Rows()
+        self._asked: deque[np.ndarray] = deque()  # batches that are being read, the next one first
         self._pool: DataLoader[Any] | None = None
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -107,6 +110,15 @@ class Loader:
         """Share of the time since the first batch was asked for that was spent waiting, from 0 to 1."""
         return self.wait_seconds / max(time.perf_counter() - self._started, 1e-9) if self._started else 0.0
 
+    def awaited(self) -> str:
+        """Who reads what for the batch that is waited for, in words that follow "waiting for data"."""
+        rows = self._asked[0] if self._asked else []
+        keys = [self.dataset.key(int(row[0])) for row in rows]
+        some = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+        pids = [str(child.pid) for child in multiprocessing.active_children()]
+        who = f"data workers {', '.join(pids)}" if self.workers else "this process"
+        return f", of which {who} must read the samples {some}" if keys else ""
+
     def close(self) -> None:
         """Ends the workers; they start again when batches are asked for."""
         self._iteration += 1
@@ -115,7 +127,8 @@ class Loader:
     def _go(self, jobs: Iterator[np.ndarray]) -> Iterator[Batch]:
         self._iteration += 1
         iteration = self._iteration
-        results = self._results(jobs)
+        self._asked.clear()
+        results = self._results(self._noted(jobs))
         while True:
             begin = time.perf_counter()
             self._started = self._started or begin
@@ -129,11 +142,17 @@ class Loader:
                 raise RuntimeError(f"{_DEAD_ADVICE} It said: {str(error).splitlines()[0]}") from error
             finally:
                 self.wait_seconds += time.perf_counter() - begin
+            self._asked.popleft()
             self._note(broken, count)
             yield batch
             if iteration != self._iteration:
                 raise RuntimeError("this iteration was ended by a newer one of the same loader.")
         self._note({}, 0, final=True)
+
+    def _noted(self, jobs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for job in jobs:
+            self._asked.append(job)
+            yield job
 
     def _results(self, jobs: Iterator[np.ndarray]) -> Iterator[tuple[Batch, dict[str, str], int]]:
         reader = _Reader(self.dataset, self.views, tuple(self.fields), self.seed)

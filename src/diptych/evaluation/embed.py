@@ -19,6 +19,7 @@ from diptych.batch import Features, Sample
 from diptych.data.dataset import Dataset
 from diptych.data.decode import BrokenSample
 from diptych.data.loader import Loader
+from diptych.training import watchdog
 
 log = logging.getLogger("diptych.evaluation")
 
@@ -161,6 +162,7 @@ class Bench:
         for start in range(0, len(new), self.batch):
             tokens = self.method.tokenize(new[start : start + self.batch]).to(self.device)
             parts.append(self._kept(self.method.embed_text(tokens)))
+            watchdog.now()
         for text in new:
             self._rows[text] = len(self._rows)
         self._texts = joined(parts)
@@ -207,6 +209,7 @@ class Bench:
             if self.keep_tokens is None:
                 self.keep_tokens = self._compares_tokens(features)
             parts.append(self._kept(features))
+            watchdog.now()
             samples += [notes.sample for notes in batch[_NOTES]]
         loader.close()
         if loader.quarantine:

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -34,6 +35,9 @@ from torch.autograd.function import once_differentiable
 
 from diptych.batch import Batch, Gather, Step, Terms
 from diptych.training.precision import choose_device
+
+LONG = timedelta(days=7)
+"""how long processes may wait for each other: whether they still wait for something the watchdog knows better"""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,9 @@ def join(device: str = "auto") -> Place:
         return Place(choose_device(device))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if not found:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=LONG)
         atexit.register(dist.destroy_process_group)
-    return Place(chosen, dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+    return Place(chosen, dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=LONG))
 
 
 class DistributedGather(Gather):

@@ -31,6 +31,7 @@ from torch import Tensor
 from diptych import results
 from diptych.batch import Batch
 from diptych.results import Row
+from diptych.training import watchdog
 from diptych.training.optimiser import trainable
 from diptych.training.state import Run
 from diptych.training.writers import Writer, open_writer
@@ -194,9 +195,11 @@ class Log:
     def busy(self, what: str) -> Iterator[None]:
         """Shows that the run does something else than train; counts the time, which is none of training."""
         start = time.perf_counter()
+        watchdog.now(what)
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=what)
         yield
+        watchdog.now("between two steps")
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=self._run.span.stage.name)
         seconds = time.perf_counter() - start

@@ -20,13 +20,14 @@ from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
-from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision, snapshot
+from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision, snapshot, watchdog
 from diptych.training.distributed import Place
 from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
 from diptych.training.saving import Saver
 from diptych.training.schedule import Span, due, rate
 from diptych.training.state import AfterStep, Run, seed_everything
+from diptych.training.watchdog import Watchdog
 
 Evaluate = Callable[[nn.Module], list[Row]]
 
@@ -90,12 +91,15 @@ def train(
         NonFinite: too many steps in a row had a loss or gradient that is not finite; `nonfinite.jsonl` has the keys.
         OutOfMemory: the sentence says which options help.
     """
-    run = _begin(method, data, Path(out), recipe, distributed.join(device))
-    _resume(run, resume)
-    judge = Judge(evaluate) if evaluate and not isinstance(evaluate, Judge) else evaluate
-    with guards.explained(run), Log(run, logs) as log, Saver() as saver, Interrupt(log.say) as interrupt:
-        _loop(run, data, judge, log, saver, interrupt)
-    run.close()
+    with Watchdog(recipe.patience, Path(out)) as dog:
+        place = distributed.join(device)
+        dog.listen(place)
+        run = _begin(method, data, Path(out), recipe, place)
+        _resume(run, resume)
+        judge = Judge(evaluate) if evaluate and not isinstance(evaluate, Judge) else evaluate
+        with guards.explained(run), Log(run, logs) as log, Saver() as saver, Interrupt(log.say) as interrupt:
+            _loop(run, data, judge, log, saver, interrupt)
+        run.close()
     complete = run.step == run.steps
     return Finished(run.rows, run.step, run.seconds, run.quarantine, complete, run.skipped, run.paused)
 
@@ -129,7 +133,9 @@ def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
         try:
             while run.step < span.end:
                 start = time.perf_counter()
+                watchdog.now("waiting for data", loader.awaited)
                 batch = next(batches)
+                watchdog.now(f"in step {run.step + 1}")
                 waited = time.perf_counter() - start
                 update = _step(run, span, loss, batch)
                 update.wait, run.step = waited, run.step + 1

@@ -30,7 +30,7 @@ from diptych.training.distributed import Place, like, whole
 from diptych.training.optimiser import Average
 from diptych.training.schedule import Span, plan
 
-FREE = ("workers", "evaluations", "checkpoints", "max_broken", "max_nonfinite", "parallel")
+FREE = ("workers", "evaluations", "checkpoints", "max_broken", "max_nonfinite", "parallel", "patience")
 """fields of the recipe that may change when a run goes on, since the weights do not depend on them"""
 
 
