@@ -112,8 +112,7 @@ class Loader:
 
     def awaited(self) -> str:
         """Who reads what for the batch that is waited for, in words that follow "waiting for data"."""
-        rows = self._asked[0] if self._asked else []
-        keys = [self.dataset.key(int(row[0])) for row in rows]
+        keys = [self.dataset.key(int(row[0])) for rows in list(self._asked)[:1] for row in rows]
         some = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
         pids = [str(child.pid) for child in multiprocessing.active_children()]
         who = f"data workers {', '.join(pids)}" if self.workers else "this process"

@@ -50,7 +50,8 @@ class Watchdog:
         self.patience, self.out = patience, out
         self.rank = int(os.environ.get("RANK", "0"))
         self._interval = max(min(patience / 4, 10.0), 0.05)  # between two looks
-        self._phase, self._detail, self._moved = "beginning", str, time.monotonic()
+        self._phase, self._moved = "beginning", time.monotonic()
+        self._detail: Callable[[], str] = str
         self._others: Place | None = None
         self._left, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
