@@ -49,6 +49,14 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_killed_in_its_first_moment_goes_on(tmp_path) -> None:
+    info = described()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json.partial").write_text('{"meth')
+    assert runs.claim(tmp_path / "run", info) == info
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
 def test_what_is_no_run_names_the_runs_beside_it(tmp_path):
     runs.claim(tmp_path / "one", described())
     with pytest.raises(FileNotFoundError, match="Runs beside it: one"):

@@ -6,6 +6,7 @@ whether it has a part that one process calls alone}. Each leaves `weights.safete
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from torch import nn
 from toy import PIXELS, Config, Toy, ToyData, norm, recipe
 
 from diptych.batch import Batch
-from diptych.training import train
+from diptych.training import guards, train
 from diptych.training.distributed import DistributedGather, join
+from diptych.training.state import Run
 
 
 class Stopping(Toy):
@@ -83,6 +85,19 @@ def check_gather() -> None:
     assert dist.is_initialized()
 
 
+def check_guards(out: Path) -> None:
+    """A figure that is not finite in one process: both skip the step, and what is noted names both batches."""
+    place = join("cpu")
+    out.mkdir(exist_ok=True)
+    run, batch = Run(Toy(), recipe(), place, out), Batch({"x": torch.zeros(1)}, [f"of-{place.rank}"])
+    assert guards.leaves_out(run, batch, {"loss": torch.tensor(math.inf if place.rank else 1.0)})
+    assert not guards.leaves_out(run, batch, {"loss": torch.tensor(1.0)})
+    assert (run.skipped, run.skipped_in_a_row) == (1, 0)
+    if place.main:
+        noted = json.loads(run.nonfinite.read_text())
+        assert noted == {"step": 0, "figures": "loss 1.0; loss inf", "keys": ["of-0", "of-1"]}
+
+
 def run(out: Path, settings: dict, config: dict, broken=(), stop: int = -1, alone: bool = False) -> None:
     rank = dist.get_rank()
     method = (Alone if alone else Stopping)(Config(**config), seed=rank)  # rank 0 has the weights that count
@@ -101,5 +116,6 @@ if __name__ == "__main__":
     folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
     if join("cpu").world == 2:
         check_gather()
+        check_guards(folder / "guards")
     for job in jobs:
         run(folder / job.pop("name"), **job)

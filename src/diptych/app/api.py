@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,10 +201,10 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finish
         "train": [measure.told(part) for part in _parts(info["data"]["data"])],
         "val": [one.told for one in sets],
     }
-    runs.write(out, info)
-    run = runs.read(out)
+    run = replace(runs.read(out), info=info)
     model_card.write(run)
     report.write([run], out / "index.html")
+    runs.write(out, info)  # last: a run that is killed before is finished by the same command
 
 
 def _trained(model: Any, recipe: Recipe) -> int:

@@ -94,7 +94,8 @@ def claim(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
                 f"{folder} holds another run ({'; '.join(differing)}): choose another --out, or delete the folder."
             )
         return dict(there)
-    if folder.is_dir() and any(folder.iterdir()):
+    begun = {f"{RUN}.partial"}  # all that there is of a run that was killed in its first moment
+    if folder.is_dir() and {found.name for found in folder.iterdir()} - begun:
         raise AnotherRun(f"{folder} is not empty and holds no run: choose another --out.")
     write(folder, info)
     return dict(info)

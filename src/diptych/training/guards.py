@@ -54,13 +54,14 @@ def leaves_out(run: Run, batch: Batch, figures: Mapping[str, Tensor]) -> bool:
         return False
     run.skipped += 1
     run.skipped_in_a_row += 1
-    words = ", ".join(f"{name} {float(value)}" for name, value in figures.items())
-    keys = list(chain.from_iterable(run.place.collect(list(batch.sample_keys))))
+    mine = ", ".join(f"{name} {float(value)}" for name, value in figures.items())
+    nans = [name for name, value in run.trained.named_buffers() if bool(value.isnan().any())]
+    said, *found = zip(*run.place.collect([mine, list(batch.sample_keys), nans]), strict=True)  # of all processes
+    words, (keys, spoilt) = "; ".join(dict.fromkeys(said)), (list(chain.from_iterable(lists)) for lists in found)
     if run.place.main:
         with run.nonfinite.open("a", encoding="utf-8") as file:
             record = {"step": run.step, "figures": words, "keys": keys}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    spoilt = [name for name, value in run.trained.named_buffers() if bool(value.isnan().any())]
     if spoilt or run.skipped_in_a_row > run.recipe.max_nonfinite:
         why = f"and with it the buffer {spoilt[0]}" if spoilt else f"after {run.skipped_in_a_row} such in a row"
         raise NonFinite(
