@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := $(PYTHON) tools/bootstrap.py
 
-.PHONY: setup demo test test-all lint docs clean
+.PHONY: setup demo test test-all test-triton lint docs clean
 setup:       ## only prepare the environment in .venv
 	@$(RUN)
 demo:        ## train CLIP and FILIP on the starter set and write runs/demo/index.html
@@ -16,5 +16,8 @@ lint:        ## format and fix what can be fixed
 	@$(RUN) ruff check --fix src tests tools benchmarks
 docs:        ## build the documentation site: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(RUN) python -m mkdocs build --strict
+test-triton: ## the kernels for CUDA, through the interpreter of Triton where there is no GPU (installs 286 MB)
+	@$(RUN) python -m pip install --quiet "triton>=3.2"
+	@$(RUN) python -m pytest tests/objectives/test_late_interaction_triton.py
 clean:       ## remove the environment and caches, keep runs
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache build site

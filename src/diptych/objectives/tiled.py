@@ -9,7 +9,10 @@ Letters: B queries, C keys, D width; I images of n1 tokens, T texts of n2 tokens
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -73,9 +76,23 @@ def max_mean(
 
     Returns:
         (Q, K) `sum_q weight * max over key tokens`, and (Q, K) `sum_k weight * max over query tokens`, or None.
+
+    Where Triton is installed and the tensors are on CUDA (or `TRITON_INTERPRET=1` is set), kernels compute the same
+    without tiles (`late_interaction_triton`), unless they do not fit.
     """
+    if _triton_runs(query.device.type):
+        from diptych.objectives import late_interaction_triton as kernels
+
+        if kernels.fits(query, key):
+            forth, back = kernels.max_mean(query, query_weight, key, key_weight)
+            return forth, None if key_weight is None else back
     forth, back = _MaxMean.apply(query, query_weight, key, key_weight, tile)
     return forth, None if key_weight is None else back
+
+
+@cache
+def _triton_runs(device: str) -> bool:
+    return (device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and find_spec("triton") is not None
 
 
 def _slices(length: int, tile: int) -> Iterator[slice]:
