@@ -202,6 +202,7 @@ SMALL = {
     "late_interaction": ["--batch", "6", "--patches", "5", "--words", "4", "--width", "4", "--tile", "2"],
     "grad_cache": ["--batch", "8", "--part", "4", "--tile", "4"],
     "saving": ["--layers", "1", "--width", "24"],
+    "retrieval": ["--items", "40", "--width", "4", "--side", "16"],
 }
 
 

@@ -12,5 +12,7 @@ NAMES: dict[str, str] = {
     "late_interaction": "tiled late interaction against the plain form",
     "grad_cache": "GradCache against a small batch and against a large one at once",
     "saving": "how long a save stops training, against saving at once",
+    "retrieval": "ranks among many pictures and captions against chunks of rows that are sorted",
+    "start": "how soon commands answer, against importing torch",
 }
 """module -> what it sets against what, in the order in which they are listed"""
