@@ -73,7 +73,7 @@ def make(options: Options, form: str) -> Step:
     text = F.normalize(image + spread * noise, dim=-1).to(options.device)
     image = F.normalize(image, dim=-1).to(options.device)
     pairs = np.stack([np.arange(options.items)] * 2, axis=1)
-    steps = {
+    steps: dict[str, Step] = {
         "counted in tiles": partial(neighbours.ranks, image, text, pairs, tie=TIE, side=options.side),
         "counted in chunks": partial(both_ways, counted, image, text, options.chunk),
         "sorted in chunks": partial(both_ways, sorted_places, image, text, options.chunk),
