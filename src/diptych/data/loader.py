@@ -127,7 +127,7 @@ class Loader:
         self._iteration += 1
         iteration = self._iteration
         self._asked.clear()
-        results = self._results(self._noted(jobs))
+        results = self._results(_noted(jobs, self._asked))
         while True:
             begin = time.perf_counter()
             self._started = self._started or begin
@@ -147,11 +147,6 @@ class Loader:
             if iteration != self._iteration:
                 raise RuntimeError("this iteration was ended by a newer one of the same loader.")
         self._note({}, 0, final=True)
-
-    def _noted(self, jobs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for job in jobs:
-            self._asked.append(job)
-            yield job
 
     def _results(self, jobs: Iterator[np.ndarray]) -> Iterator[tuple[Batch, dict[str, str], int]]:
         reader = _Reader(self.dataset, self.views, tuple(self.fields), self.seed)
@@ -326,6 +321,13 @@ class _WorkerStart:
             ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
             if os.getppid() != self.parent:
                 os._exit(1)
+
+
+def _noted(jobs: Iterator[np.ndarray], asked: deque[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same jobs, each noted when a worker takes it; no method, as it would keep the loader alive."""
+    for job in jobs:
+        asked.append(job)
+        yield job
 
 
 def _as_it_is(result: Any) -> Any:
