@@ -28,7 +28,7 @@ from diptych.data.shards import ShardWriter
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "planted_duplicates.json"
 DATA = ("starter", "world")
-PICTURES, PLANTED = 400, 100
+PICTURES, PLANTED = 200, 50
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -56,19 +57,24 @@ def _measured(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     shared = ray.put((look, list(blocks)))
-    rows = ray.data.from_items(
-        [{"id": number} for number in range(len(blocks))], override_num_blocks=len(blocks)
-    ).map_batches(
-        _Worker,
-        fn_constructor_args=(shared,),
-        batch_size=1,
-        concurrency=workers,
-        num_cpus=1,
-        num_gpus=gpus,
-        **more,
-    )
-    for row in rows.iter_rows():
-        yield blocks[row["block"]], pa.ipc.open_stream(row["table"]).read_all()
+    numbers = ray.data.from_items([{"id": number} for number in range(len(blocks))], override_num_blocks=len(blocks))
+    with warnings.catch_warnings():  # that max_restarts will be given otherwise from Ray 2.64 on
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rows = numbers.map_batches(
+            _Worker,
+            fn_constructor_args=(shared,),
+            batch_size=1,
+            concurrency=workers,
+            num_cpus=1,
+            num_gpus=gpus,
+            **more,
+        )
+    try:
+        for row in rows.iter_rows():
+            yield blocks[row["block"]], pa.ipc.open_stream(row["table"]).read_all()
+    except Exception as error:  # Ray wraps what happened in a worker, with its stack, in exceptions of many kinds
+        last = str(error).strip().rpartition("\n")[2]
+        raise OSError(f"a worker failed ({last}); what is done is kept, and the same command goes on.") from error
 
 
 class _Worker:
