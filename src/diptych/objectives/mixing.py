@@ -40,4 +40,6 @@ def weighted(weights: Mapping[str, float], **losses: Tensor) -> Terms:
     unknown = sorted(set(weights) - set(losses))
     if unknown:
         raise ValueError(f"There is no loss {unknown[0]!r} to be weighed: the losses are {', '.join(sorted(losses))}.")
-    return Terms(**{name: weights.get(name, 1.0) * loss for name, loss in losses.items() if weights.get(name, 1.0)})
+    terms = Terms()
+    terms.update({name: weights.get(name, 1.0) * loss for name, loss in losses.items() if weights.get(name, 1.0)})
+    return terms
