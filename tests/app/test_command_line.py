@@ -161,7 +161,8 @@ def test_help_imports_nothing_heavy():
 import contextlib, io, sys
 from diptych.app.main import COMMANDS, main
 with contextlib.redirect_stdout(io.StringIO()):
-    codes = [main([]), main(["methods"]), main(["status"])] + [main([name, "--help"]) for name in COMMANDS if name != "curate"]
+    codes = [main([]), main(["methods"]), main(["status"])]
+    codes += [main([name, "--help"]) for name in COMMANDS if name != "curate"]
     numpy = "numpy" in sys.modules
     codes.append(main(["curate", "--help"]))  # its options lie in modules of arrays: numpy and no more
 print(codes == [0] * len(codes), numpy, sorted(set({HEAVY!r}) & set(sys.modules)))
