@@ -53,7 +53,8 @@ class TimeSformer(ImageEncoder):
         heads: attention heads.
         patch: side of a patch, in pixels.
         frames: F for which there are time embeddings.
-        drop_path: share of samples in which the last layer's parts are skipped in training, rising from 0 at the first.
+        drop_path: share of samples in which the last layer's parts are skipped in training, rising from 0 at the first;
+            0.1 in TimeSformer, ALPRO and HD-VILA.
 
     Raises:
         EncoderError: transformers is missing, or patches do not fill the frame.
@@ -70,7 +71,7 @@ class TimeSformer(ImageEncoder):
         heads: int = 12,
         patch: int = 16,
         frames: int = 4,
-        drop_path: float = 0.0,
+        drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         try:
@@ -149,7 +150,6 @@ def video_encoder(
     heads: int = 4,
     patch: int = 8,
     frames: int = 4,
-    drop_path: float = 0.0,
     pretrained: bool = True,
 ) -> TimeSformer:
     """A video encoder by its name.
@@ -162,14 +162,13 @@ def video_encoder(
         heads: attention heads.
         patch: side of a patch, in pixels.
         frames: number of frames for which there are time embeddings.
-        drop_path: see `TimeSformer`.
         pretrained: False builds the same encoder without loading weights, to be filled from a checkpoint.
 
     Raises:
         EncoderError: the name is not known, a library is missing, or the weights cannot be had.
     """
     if name == "timesformer":
-        return TimeSformer(size, width, layers, heads, patch, frames, drop_path)
+        return TimeSformer(size, width, layers, heads, patch, frames)
     if not name.startswith("timesformer:timm:"):
         raise EncoderError(f"There is no video encoder {name!r}: write one of {', '.join(SOURCES)}.")
     from diptych.encoders.from_timm import timm_image
@@ -179,7 +178,7 @@ def video_encoder(
     if not hasattr(vit, "cls_token") or not hasattr(vit, "blocks"):
         raise EncoderError(f"{name!r} is no plain vision transformer: name one such as vit_base_patch16_224.")
     side, depth, count = vit.patch_embed.patch_size[0], len(vit.blocks), vit.blocks[0].attn.num_heads
-    made = TimeSformer(size, image.width, depth, count, side, frames, drop_path)
+    made = TimeSformer(size, image.width, depth, count, side, frames)
     made.start_from(vit.state_dict(), image.mean, image.std)
     made.name = name
     return made
