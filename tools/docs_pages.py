@@ -34,6 +34,7 @@ from diptych.evaluation.tasks import TASKS
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "results" / "claims"
 PLANTED = ROOT / "results" / "planted_duplicates.json"
+LANGUAGES = ROOT / "results" / "languages.json"
 ELSEWHERE = {
     "contributing.md": ROOT / "CONTRIBUTING.md",
     "changelog.md": ROOT / "CHANGELOG.md",
@@ -326,7 +327,24 @@ def planted() -> str:
     return about + "\n\n" + table(("data", "planted", *ways), rows)
 
 
+def told_languages() -> str:
+    """How well languages of captions are told; the file is written by benchmarks/languages.py."""
+    found = json.loads(LANGUAGES.read_text(encoding="utf-8"))
+    rows = [
+        (row["data"], row["captions"], f"{row['n']:,}", *(f"{row[name]:.1%}" for name in ("first", "own", "others")))
+        for row in found["rows"]
+    ]
+    about = (
+        f"Captions in {len(found['asked'])} languages ({', '.join(found['asked'])}), told apart from "
+        f"{found['told_apart']} by {found['detector']}: how often the right language is the likeliest, and how many "
+        f"captions stay at {found['sure']} if their own language is asked for, and if another one is."
+    )
+    head = ("data", "captions", "n", "right one first", "stay, own asked for", "stay, another asked for")
+    return about + "\n\n" + table(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "languages": told_languages,
     "fields": fields,
     "tasks": tasks,
     "count": count,
