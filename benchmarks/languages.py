@@ -1,9 +1,9 @@
 """How well `diptych curate filter --languages` tells the language of captions whose language is known.
 
-    python benchmarks/languages.py FOLDER...     # writes results/languages.json, from which docs/curation.md has its table
+    python benchmarks/languages.py FOLDER...     # writes results/languages.json, for docs/curation.md
 
-Each folder has shards whose json holds `captions`, a caption for each of several languages. Long captions are those of at
-least five words (Chinese, Japanese and Thai, which write no spaces: ten characters).
+Each folder has shards whose json holds `captions`, a caption for each of several languages. Long captions are those of
+at least five words (Chinese, Japanese and Thai, which write no spaces: ten characters).
 """
 
 from __future__ import annotations

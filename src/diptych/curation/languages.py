@@ -1,8 +1,8 @@
 """Which language a caption is in, by lingua, whose models come inside its package: nothing is downloaded.
 
-Telling 30 languages apart is better, and takes less time and memory, than telling all 75 that lingua knows: captions are
-short, and each further language is one more to take them for. A caption stays where one of the wanted languages has a
-probability of at least 0.1; what that keeps is measured in docs/curation.md.
+Telling 30 languages apart is better, and takes less time and memory, than telling all 75 that lingua knows: captions
+are short, and each further language is one more to take them for. A caption stays where one of the wanted languages has
+a probability of at least 0.1; what that keeps is measured in docs/curation.md.
 """
 
 from __future__ import annotations
