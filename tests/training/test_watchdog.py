@@ -38,9 +38,9 @@ def stacks(out: Path, rank: int = 0) -> str:
 
 
 def test_a_data_worker_that_hangs_is_named_with_its_samples_and_stack(tmp_path) -> None:
-    done = run(tmp_path, 2, "reading", "1")
+    done = run(tmp_path, 4, "reading", "1")
     assert done.returncode == 1, done.stderr
-    assert "diptych: the run hangs: nothing has moved for 2 seconds (--patience)" in done.stderr
+    assert "diptych: the run hangs: nothing has moved for 4 seconds (--patience)" in done.stderr
     assert "waiting for data, of which data workers" in done.stderr
     assert "toy-7" in done.stderr.split("must read the samples")[1]
     assert stacks(tmp_path).count("in for_ever") == 1  # in the worker, not in the main process
@@ -53,7 +53,7 @@ def test_a_data_worker_that_hangs_is_named_with_its_samples_and_stack(tmp_path) 
     ("how", "phase"), [("reading", "waiting for data, of which this process must read"), ("evaluating",) * 2]
 )
 def test_one_process_says_where_it_hangs(how, phase, tmp_path) -> None:
-    done = run(tmp_path, 2, how)
+    done = run(tmp_path, 3, how)
     assert done.returncode == 1, done.stderr
     assert f"seconds (--patience) while it was {phase}" in done.stderr
     assert "in for_ever" in stacks(tmp_path)
@@ -61,7 +61,7 @@ def test_one_process_says_where_it_hangs(how, phase, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_save_that_hangs_is_named(tmp_path) -> None:
-    done = run(tmp_path, 2, "saving")
+    done = run(tmp_path, 3, "saving")
     assert done.returncode == 1, done.stderr
     assert "while it was saving." in done.stderr
 
@@ -75,7 +75,7 @@ def test_where_the_lock_of_python_is_held_a_timer_ends_the_run(tmp_path) -> None
 
 
 def test_the_process_that_hangs_ends_both(tmp_path) -> None:
-    done = run(tmp_path, 3, "step", count=2)
+    done = run(tmp_path, 4, "step", count=2)
     assert done.returncode
     assert done.stderr.count("diptych: the run hangs") == 1
     assert "process 0, 1 was in step 3" in done.stderr
@@ -104,7 +104,7 @@ def test_a_process_that_fails_ends_the_other_and_says_why(tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_evaluation_that_moves_may_take_longer_than_the_patience(count, tmp_path) -> None:
-    done = run(tmp_path, 2, "slow", count=count)
+    done = run(tmp_path, 3, "slow", count=count)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished") == count
     assert not list(tmp_path.glob("stacks-*"))

@@ -21,6 +21,7 @@ from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
 from diptych.training import watchdog
+from diptych.training.distributed import Place
 from diptych.training.optimiser import trainable
 from diptych.training.precision import choose_device
 from diptych.training.watchdog import Watchdog
@@ -106,7 +107,8 @@ def train(
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
     if is_main():
-        with Watchdog(recipe.patience, out):
+        with Watchdog(recipe.patience, out) as dog:
+            dog.begin(Place(choose_device(where.device)))
             watchdog.now("evaluating")
             _conclude(out, info, model, done, sets)
     return runs.read(out)

@@ -93,7 +93,7 @@ def train(
     """
     with Watchdog(recipe.patience, Path(out)) as dog:
         place = distributed.join(device)
-        dog.listen(place)
+        dog.begin(place)
         run = _begin(method, data, Path(out), recipe, place)
         _resume(run, resume)
         judge = Judge(evaluate) if evaluate and not isinstance(evaluate, Judge) else evaluate

@@ -57,29 +57,33 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        global _running
-        if self.patience:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._path = self.out / f"stacks-{self.rank}.txt"
-            self._file = self._path.open("a", encoding="utf-8")
-            if hasattr(faulthandler, "register"):  # data workers inherit it: the signal makes them write their stacks
-                faulthandler.register(signal.SIGUSR1, file=self._file)
-            _running = self
-            self._set_timer()
-            self._thread.start()
         return self
 
-    def listen(self, place: Place) -> None:
-        """From now on the other processes count too; every process must call it."""
-        if self.patience and place.world > 1:
+    def begin(self, place: Place) -> None:
+        """Watches from now on; every process must call it.
+
+        Not before the processes have met: the first one must find the folder of a new run empty.
+        """
+        global _running
+        if not self.patience:
+            return
+        if place.world > 1:
             group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.patience))
             self._others = replace(place, control=group)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._path = self.out / f"stacks-{self.rank}.txt"
+        self._file = self._path.open("a", encoding="utf-8")
+        if hasattr(faulthandler, "register"):  # data workers inherit it: the signal makes them write their stacks
+            faulthandler.register(signal.SIGUSR1, file=self._file)
+        _running = self
+        self._set_timer()
+        self._thread.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _running
-        if not self.patience:
+        if self._thread.ident is None:  # it was never begun
             return
         self.now("waiting for the other processes to end")
         self._failed = error is not None
