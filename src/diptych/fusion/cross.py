@@ -89,10 +89,13 @@ class FeedForward(nn.Module):
 class Sublayer(nn.Module):
     """A part with its residual, norm, dropout and, where wanted, a gate: x + alpha * part(x, ...).
 
-    Attributes:
+    Args:
         part: what is computed; called with x (B, T, D) and whatever else the sublayer is called with.
-        norm: LayerNorm of what the part reads ("pre") or of the sum ("post").
-        gate: alpha, a learned scalar, or None for a constant 1.
+        width: D.
+        norm: "pre" normalises what the part reads, "post" the sum.
+        dropout: share of what the part finds that is dropped in training.
+        eps: of the LayerNorm; BERT's by default.
+        gate: initial value of alpha, a learned scalar; None for a constant 1.
     """
 
     def __init__(
