@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from diptych.fusion import Attention, CrossLayer, CrossPair, initialise
+from diptych.fusion import Attention, CrossLayer, CrossPair, Layer, initialise
 
 B, T, K, D, C = 3, 5, 7, 16, 12
 MASK = torch.arange(T)[None] < torch.tensor([5, 2, 4])[:, None]
@@ -97,7 +97,7 @@ def test_a_layer_that_crosses_second_equals_that_of_bert_with_and_without_a_cont
     copy_feed_forward(mine.feed_forward, theirs.intermediate, theirs.output)
     x, context = draw(B, T, D), draw(B, K, D, seed=1) if crossed else None
     expected = theirs(x, additive(MASK), context, additive(CONTEXT_MASK) if crossed else None)
-    assert_close(mine(x, context, MASK, CONTEXT_MASK), expected, atol=1e-6, rtol=1e-6)
+    assert_close(mine(x, MASK, context, CONTEXT_MASK), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_attention_equals_that_of_torch_and_gives_zeros_where_there_is_no_key() -> None:
@@ -121,6 +121,15 @@ def test_attention_equals_that_of_torch_and_gives_zeros_where_there_is_no_key() 
     assert context.grad[1].abs().sum() == 0
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_without_a_context_a_cross_layer_is_a_layer(norm) -> None:
+    crossed = layer(context=C, norm=norm)
+    alone = Layer(D, 4, norm=norm)
+    alone.load_state_dict({name: v for name, v in crossed.state_dict().items() if "cross_attention" not in name})
+    x = draw(B, T, D)
+    assert torch.equal(alone(x, MASK), crossed(x, MASK))
+
+
 # ---- gates
 
 
@@ -130,15 +139,15 @@ def test_attention_equals_that_of_torch_and_gives_zeros_where_there_is_no_key() 
 def test_a_layer_whose_gate_is_shut_is_the_one_without_cross_attention_and_only_the_gate_can_learn(place, norm) -> None:
     shut = layer(context=C, place=place, norm=norm, gate=0.0)
     x, context = draw(B, T, D), draw(B, K, C, seed=1)
-    crossed = shut(x, context, MASK, CONTEXT_MASK)
-    assert torch.equal(crossed, shut(x, None, MASK))
+    crossed = shut(x, MASK, context, CONTEXT_MASK)
+    assert torch.equal(crossed, shut(x, MASK))
     (crossed * draw(B, T, D, seed=3)).sum().backward()
     cross = shut.cross_attention
     assert cross.gate.grad.abs() > 1e-3
     for part in (cross.part.query, cross.part.key, cross.part.value, cross.part.out):
         assert part.weight.grad.abs().max() == 0
     cross.gate.data.fill_(0.5)
-    assert (shut(x, context, MASK, CONTEXT_MASK) - crossed).abs().max() > 1e-2
+    assert (shut(x, MASK, context, CONTEXT_MASK) - crossed).abs().max() > 1e-2
 
 
 def test_inside_adds_to_what_self_attention_found_ahead_of_the_norm() -> None:
@@ -147,7 +156,7 @@ def test_inside_adds_to_what_self_attention_found_ahead_of_the_norm() -> None:
     s = made.self_attention.part(x, None, MASK)
     s = s + 0.7 * made.cross_attention.part(s, context, CONTEXT_MASK)
     expected = made.feed_forward(made.self_attention.norm(x + s))
-    assert_close(made(x, context, MASK, CONTEXT_MASK), expected)
+    assert_close(made(x, MASK, context, CONTEXT_MASK), expected)
 
 
 # ---- what attention can and cannot depend on
@@ -168,26 +177,26 @@ def test_order_of_the_context_does_not_matter_and_that_of_the_stream_is_kept(pla
 def test_masked_tokens_are_never_seen(place) -> None:
     made = layer(context=C, place=place)
     x, context = draw(B, T, D), draw(B, K, C, seed=1)
-    found = made(x, context, MASK, CONTEXT_MASK)
+    found = made(x, MASK, context, CONTEXT_MASK)
     x, context = x.masked_fill(~MASK[..., None], 9.0), context.masked_fill(~CONTEXT_MASK[..., None], -9.0)
-    assert torch.equal(made(x, context, MASK, CONTEXT_MASK)[MASK], found[MASK])
+    assert torch.equal(made(x, MASK, context, CONTEXT_MASK)[MASK], found[MASK])
 
 
 def test_a_mask_a_query_makes_the_layer_causal() -> None:
     made = layer(context=C)
     x, context = draw(B, T, D), draw(B, K, C, seed=1)
     causal = torch.ones(1, 1, T, T, dtype=torch.bool).tril()
-    found = made(x, context, causal)
+    found = made(x, causal, context)
     x[:, 3:] += 1
-    assert torch.equal(made(x, context, causal)[:, :3], found[:, :3])
+    assert torch.equal(made(x, causal, context)[:, :3], found[:, :3])
 
 
 def test_both_streams_of_a_pair_read_the_input_of_the_other() -> None:
     first, second = layer(), layer()
     text, image = draw(B, T, D), draw(B, K, D, seed=1)
     words, regions = CrossPair(first, second)(text, image)
-    assert torch.equal(words, first(text, image))
-    assert torch.equal(regions, second(image, text))
+    assert torch.equal(words, first(text, None, image))
+    assert torch.equal(regions, second(image, None, text))
 
 
 # ---- sharing
@@ -223,6 +232,7 @@ def test_parameters_are_those_of_the_papers() -> None:
         lxmert = CrossPair(CrossLayer(768, 12, place="before"), CrossLayer(768, 12, place="before"), share=True)
         assert count(lxmert) == 16_539_648
         assert count(CrossLayer(768, 12)) == 9_451_776  # METER, M3AE, ARL
+        assert count(Layer(768, 12)) == 7_087_872  # BERT: 4 maps of D + D^2, two of D * 4D with biases, two norms
 
 
 def test_initialisation_is_that_of_bert() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.fusion.cross import Attention, CrossLayer, CrossPair, Sublayer, initialise
+from diptych.fusion.cross import Attention, CrossLayer, CrossPair, Layer, Sublayer, initialise
 from diptych.fusion.inside import GatedCross, inside
 
-__all__ = ["Attention", "CrossLayer", "CrossPair", "GatedCross", "Sublayer", "initialise", "inside"]
+__all__ = ["Attention", "CrossLayer", "CrossPair", "GatedCross", "Layer", "Sublayer", "initialise", "inside"]

@@ -126,7 +126,33 @@ class Sublayer(nn.Module):
         return found if self.gate is None else self.gate * found
 
 
-class CrossLayer(nn.Module):
+class Layer(nn.Module):
+    """A transformer layer of one stream alone: self-attention, feed-forward. With "post" it is BERT's.
+
+    Args:
+        width: D.
+        heads: attention heads.
+        hidden: width inside the feed-forward part; 0 means 4 D.
+        norm: see `Norm`.
+        dropout: share of attention weights and of each part's output that is dropped in training.
+
+    Attributes:
+        self_attention, feed_forward: the sublayers, for methods that put steps of their own between.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int = 0, norm: Norm = "post", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width = width
+        self.self_attention = Sublayer(Attention(width, heads, 0, dropout), width, norm, dropout)
+        self.feed_forward = Sublayer(FeedForward(width, hidden or 4 * width), width, norm, dropout)
+        initialise(self)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D); which tokens may be attended, (B, T) or (B or 1, 1, T, T) bool, None is all -> (B, T, D)."""
+        return self.feed_forward(self.self_attention(x, None, mask))
+
+
+class CrossLayer(Layer):
     """One stream's layer: self-attention, cross-attention to a context, feed-forward.
 
     Without a context at the call, cross-attention is left out, as in VALOR, whose one BERT reads text and writes it.
@@ -145,7 +171,7 @@ class CrossLayer(nn.Module):
         dropout: share of attention weights and of each part's output that is dropped in training.
 
     Attributes:
-        self_attention, cross_attention, feed_forward: the sublayers, for methods that put steps of their own between.
+        cross_attention: the third sublayer.
     """
 
     def __init__(
@@ -159,35 +185,33 @@ class CrossLayer(nn.Module):
         gate: float | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.width, self.place = width, place
-        self.self_attention = Sublayer(Attention(width, heads, 0, dropout), width, norm, dropout)
+        super().__init__(width, heads, hidden, norm, dropout)
+        self.place = place
         self.cross_attention = Sublayer(Attention(width, heads, context, dropout), width, norm, dropout, gate=gate)
-        self.feed_forward = Sublayer(FeedForward(width, hidden or 4 * width), width, norm, dropout)
         if place == "inside" and norm == "post":
             self.cross_attention.norm = nn.Identity()  # the norm of the self-attention follows
-        initialise(self)
+        initialise(self.cross_attention)
 
     def forward(
         self,
         x: Tensor,
-        context: Tensor | None = None,
         mask: Tensor | None = None,
+        context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
         """One layer.
 
         Args:
             x: (B, T, D), this stream.
-            context: (B, K, C), the other one, or None.
             mask: which tokens of x may be attended, (B, T) or (B or 1, 1, T, T) bool; None is all.
+            context: (B, K, C), the other one, or None.
             context_mask: which tokens of the context may be attended, (B, K) bool; None is all.
 
         Returns:
             (B, T, D).
         """
         if context is None:
-            return self.feed_forward(self.self_attention(x, None, mask))
+            return super().forward(x, mask)
         if self.place == "inside":
             return self.feed_forward(self._inside(x, context, mask, context_mask))
         if self.place == "before":
@@ -232,8 +256,8 @@ class CrossPair(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, T, D1), (B, K, D2), masks (B, T) and (B, K) bool -> both streams after the layer."""
         return (
-            self.first(first, second, first_mask, second_mask),
-            self.second(second, first, second_mask, first_mask),
+            self.first(first, first_mask, second, second_mask),
+            self.second(second, second_mask, first, first_mask),
         )
 
 
