@@ -81,6 +81,7 @@ def open_clip_names(tmp_path_factory: pytest.TempPathFactory, hf_folders: dict[s
     configs = {
         "tiny-vit": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text},
         "tiny-quick": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text},
+        "tiny-thin": {"embed_dim": 24, "vision_cfg": {**vision, "mlp_ratio": 2}, "text_cfg": {**text, "mlp_ratio": 2}},
         "tiny-resnet": {
             "embed_dim": 24,
             "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},

@@ -14,12 +14,33 @@ from diptych.encoders import Encoder, EncoderError, image_encoder, own_tokenizer
 from diptych.encoders.base import editing
 from diptych.encoders.own import TextTransformer
 
-IMAGES = ["own", "timm", "hf:clip", "hf:siglip", "hf:vit", "hf:deit", "hf:dinov2", "hf:dinov2_with_registers", "oc:vit"]
-TEXTS = ["own", "hf:clip", "hf:siglip", "hf:bert", "hf:roberta", "hf:distilbert", "hf:electra", "hf:sentence", "oc:vit"]
-TEXTS += ["oc:siglip", "oc:timm"]
+IMAGES = [
+    "own",
+    "timm",
+    "hf:clip",
+    "hf:siglip",
+    "hf:vit",
+    "hf:deit",
+    "hf:dinov2",
+    "hf:dinov2_with_registers",
+    "oc:thin",
+]
+TEXTS = [
+    "own",
+    "hf:clip",
+    "hf:siglip",
+    "hf:bert",
+    "hf:roberta",
+    "hf:distilbert",
+    "hf:electra",
+    "hf:sentence",
+    "oc:thin",
+]
+IMAGES += ["oc:thin"]
+TEXTS += ["oc:thin", "oc:siglip", "oc:timm"]
 MAPS = ["timm:test_efficientnet", "timm:test_convnext", "timm:test_resnet", "oc:resnet"]
 FAMILIES = [f"image {name}" for name in IMAGES] + [f"text {name}" for name in TEXTS]
-CAUSAL = ["text own", "text hf:clip", "text oc:vit"]
+CAUSAL = ["text own", "text hf:clip", "text oc:thin"]
 ATTENDS_PADDING = ["text hf:siglip", "text oc:siglip"]
 
 
@@ -248,7 +269,7 @@ def test_the_class_token_must_stay(family: str, make: Callable[[str], Case]) -> 
 
 
 @pytest.mark.parametrize(
-    "family", ["image own", "image timm", "text own", "text hf:bert", "text hf:clip", "text oc:vit"]
+    "family", ["image own", "image timm", "text own", "text hf:bert", "text hf:clip", "text oc:thin"]
 )
 def test_masked_tokens_under_mixed_precision(family: str, make: Callable[[str], Case]) -> None:
     """The mask is added in the precision of the residual stream and must survive being cast to another."""

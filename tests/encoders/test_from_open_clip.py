@@ -11,12 +11,14 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from diptych.encoders import EncoderError, image_encoder, text_encoder
+from diptych.encoders.from_open_clip import OpenClipText, OpenClipViT
+from diptych.encoders.own import TextTransformer, VisionTransformer
 
 TEXTS = ["a red circle above a square!", "two dogs"]
 SIZES = {"timm": 160}
 
 
-@pytest.mark.parametrize("kind", ["vit", "quick", "resnet", "timm", "siglip"])
+@pytest.mark.parametrize("kind", ["vit", "quick", "thin", "resnet", "timm", "siglip"])
 def test_embeddings_of_a_local_file(kind: str, open_clip_names: dict[str, str], tmp_path: Path) -> None:
     name, size = open_clip_names[kind], SIZES.get(kind, 32)
     torch.manual_seed(5)
@@ -46,8 +48,22 @@ def test_embeddings_of_a_local_file(kind: str, open_clip_names: dict[str, str], 
     assert not {"visual.proj", "text.text_projection"} & {*image.state_dict(), *text.state_dict()}
 
 
-def test_vision_tokens_have_passed_the_last_norm(open_clip_names: dict[str, str]) -> None:
-    image = image_encoder(f"open_clip:{open_clip_names['vit']}", size=32)
+def test_towers_built_as_clips_are_our_own(open_clip_names: dict[str, str]) -> None:
+    name = open_clip_names["vit"]
+    image, text = image_encoder(f"open_clip:{name}", size=32), text_encoder(f"open_clip:{name}", context=12)
+    assert isinstance(image, VisionTransformer)
+    assert isinstance(text, TextTransformer)
+    assert image.name == text.name == "open_clip:tiny-vit"
+    assert text.positions.shape == (12, 32)
+    assert all(parameter.requires_grad for tower in (image, text) for parameter in tower.parameters())
+    thin = open_clip_names["thin"]
+    assert isinstance(image_encoder(f"open_clip:{thin}", size=32), OpenClipViT)
+    assert isinstance(text_encoder(f"open_clip:{thin}"), OpenClipText)
+
+
+@pytest.mark.parametrize("kind", ["vit", "thin"])
+def test_vision_tokens_have_passed_the_last_norm(kind: str, open_clip_names: dict[str, str]) -> None:
+    image = image_encoder(f"open_clip:{open_clip_names[kind]}", size=32)
     tokens = image(torch.zeros(1, 3, 32, 32)).tokens
     torch.testing.assert_close(tokens.mean(-1), torch.zeros(1, 16), atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens.std(-1, correction=0), torch.ones(1, 16), atol=1e-2, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -99,6 +101,29 @@ def test_padding_is_never_attended_wherever_it_stands() -> None:
     kept = encoder(ids, position).tokens[:, [0, 2, 3]]
     torch.testing.assert_close(encoder(other, position).tokens[:, [0, 2, 3]], kept)
     assert not torch.allclose(encoder(other, mask).tokens[:, 3], encoder(ids, mask).tokens[:, 3])
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_pooled_alone_is_the_same_with_the_same_gradients(kind: str) -> None:
+    """The last layer answers one query of each row, whose output, and all that flows back from it, stays as it was."""
+    encoder: Any = (vit() if kind == "image" else transformer()).double()
+    inputs = (picture(),) if kind == "image" else encoder.tokenizer.encode(["a dog", "a big brown dog"])
+    seen: list[tuple[int, ...]] = []
+    encoder.blocks[-1].mlp.register_forward_hook(lambda _, args, out: seen.append(tuple(out.shape)))
+    parameters = list(encoder.parameters())
+    found = []
+    for pooled in (encoder(*inputs).pooled, encoder.pooled(*inputs)):
+        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), parameters)))
+    torch.testing.assert_close(found[1], found[0], atol=1e-12, rtol=1e-9)
+    assert all(gradient.abs().max() > 0 for gradient in found[1])
+    assert seen[1] == (2, 1, 32)
+
+
+def test_pooled_alone_where_padding_stands_in_front() -> None:
+    encoder = transformer()
+    ids = torch.tensor([[0, 0, 5, 9, 8191]])
+    mask = torch.tensor([[False, False, True, True, True]])
+    torch.testing.assert_close(encoder.pooled(ids, mask), encoder(ids, mask).pooled)
 
 
 def test_pooled_is_the_end_token() -> None:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from diptych import methods
-from diptych.batch import Sample
+from diptych.batch import Batch, Sample
 from diptych.models.pretrained import read_description
 from diptych.recipe import Recipe
 
@@ -52,6 +52,20 @@ def test_a_full_crop_takes_the_picture_as_it_is() -> None:
     method = clip(crop=(1.0, 1.0))
     still = method.views(sample(), None)["image"]
     assert torch.equal(method.views(sample(), np.random.default_rng(3))["image"], still)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "mean"}, {"freeze": ("^(image|text)\\.",), "remember": 1}])
+def test_pooled_vectors_alone_are_those_of_the_features(options: dict) -> None:
+    """Trained towers compute less for them; means of tokens and remembered features take the whole."""
+    method = clip(**options)
+    pictures = torch.stack([method.views(sample(), np.random.default_rng(seed))["image"] for seed in range(8)])
+    batch = Batch({"image": pictures, **method.tokenize(["one star", "two rings", "three big moons"] * 2 + ["a", "b"])})
+    close = {"atol": 1e-6, "rtol": 1e-5}
+    image, text = method.pooled(batch)
+    torch.testing.assert_close(image, method.embed_image(batch).pooled, **close)
+    torch.testing.assert_close(text, method.embed_text(batch).pooled, **close)
+    remembered = method.text_memory.kept
+    assert (remembered is not None and len(remembered) == 5) == ("remember" in options)
 
 
 @pytest.mark.shows("F", "clip")

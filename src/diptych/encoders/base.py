@@ -113,6 +113,11 @@ class ImageEncoder(Encoder):
         """(B, 3, H, W) -> tokens (B, P, D), pooled (B, D), mask (B, P)."""
         raise NotImplementedError
 
+    def pooled(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> pooled alone, (B, D): a tower may leave out what only its tokens need."""
+        features: Features = self(image)
+        return features.pooled
+
 
 class TextEncoder(Encoder):
     """A tower for text: `encoder(ids, mask=None, edit=None)` with ids (B, T) int64 and mask (B, T) bool.
@@ -149,6 +154,11 @@ class TextEncoder(Encoder):
         """(B, T) ids -> tokens (B, T, D), pooled (B, D), mask (B, T), True for all but padding."""
         raise NotImplementedError
 
+    def pooled(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T) ids -> pooled alone, (B, D): a tower may leave out what only its tokens need."""
+        features: Features = self(ids, mask)
+        return features.pooled
+
 
 def on_meta() -> bool:
     """Whether modules are being built on the meta device, where there is nothing to load weights into."""
@@ -167,9 +177,17 @@ def need(extra: str, error: ImportError) -> EncoderError:
 
 def last_real(hidden: Tensor, mask: Tensor) -> Tensor:
     """(B, T, D), (B, T) -> (B, D): the hidden state at the last position where the mask is True."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask * positions).amax(dim=1)  # (B,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return rows_at(hidden, last_position(mask))
+
+
+def last_position(mask: Tensor) -> Tensor:
+    """(B, T) -> (B,): the last position where the mask is True."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
+
+
+def rows_at(x: Tensor, position: Tensor) -> Tensor:
+    """(B, T, ...), (B,) -> (B, ...): of each row the entry at its own position."""
+    return x[torch.arange(len(position), device=x.device), position]
 
 
 def mean_real(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from diptych.encoders.base import Encoder
-from diptych.encoders.own import Attention, TextTransformer, VisionTransformer
+from diptych.encoders.base import Encoder, ImageEncoder
+from diptych.encoders.own import Activation, Attention, TextTransformer, VisionTransformer
+from diptych.encoders.tokenizer import Tokenizer
 
 # ours -> open_clip
 _OWN = (
@@ -92,6 +93,35 @@ def clip_form(encoder: Encoder) -> Form | None:
     return None
 
 
+def as_own(encoder: Encoder, tokenizer: Tokenizer | None = None) -> VisionTransformer | TextTransformer | None:
+    """A tower of open_clip in our own modules, with its weights and its name; None where its structure is another.
+
+    `tokenizer` is that of a text tower, whose context may be shorter than the weights allow.
+    """
+    form = clip_form(encoder)
+    if form is None or form.inner != 4 * form.width or form.eps != nn.LayerNorm(1).eps:
+        return None
+    size = form.width, form.layers, form.heads
+    kinds: tuple[Activation, ...] = get_args(Activation)
+    activation = next(kind for kind in kinds if kind == form.activation)
+    with torch.device("meta"):
+        own: VisionTransformer | TextTransformer
+        if isinstance(encoder, ImageEncoder):
+            own = VisionTransformer(encoder.image_size, *size, form.patch, activation)
+        elif tokenizer is not None and tokenizer.vocab_size == len(form.weights["token_embedding.weight"]):
+            own = TextTransformer(tokenizer, *size, activation)
+        else:
+            return None
+    theirs = {mine: form.weights[name] for mine, name in _own_names(own).items()}
+    if isinstance(encoder, ImageEncoder):
+        theirs |= {"mean": encoder.mean, "std": encoder.std}
+    else:
+        theirs["positions"] = theirs["positions"][: encoder.context].clone()  # a view would keep all in memory
+    own.load_state_dict(theirs, assign=True)
+    own.name, own.projection = encoder.name, encoder.projection
+    return own.requires_grad_()
+
+
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a `Form` -> the names of transformers' CLIPVisionModel and CLIPTextModel."""
     found = {}
@@ -111,10 +141,15 @@ def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _own(encoder: VisionTransformer | TextTransformer) -> Form:
+def _own_names(encoder: VisionTransformer | TextTransformer) -> dict[str, str]:
+    """Our name of each parameter -> open_clip's."""
     last = "ln_post." if isinstance(encoder, VisionTransformer) else "ln_final."
-    table = (*_OWN, (r"^norm_out\.", last))
-    weights = {_rename(name, table): value.detach() for name, value in encoder.named_parameters()}
+    return {name: _rename(name, (*_OWN, (r"^norm_out\.", last))) for name, _ in encoder.named_parameters()}
+
+
+def _own(encoder: VisionTransformer | TextTransformer) -> Form:
+    names = _own_names(encoder)
+    weights = {names[name]: value.detach() for name, value in encoder.named_parameters()}
     block: Any = encoder.blocks[0]
     attention: Attention = block.attention
     return Form(

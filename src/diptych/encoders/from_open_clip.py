@@ -27,6 +27,7 @@ from diptych.encoders.base import (
     need,
     on_meta,
 )
+from diptych.encoders.clip_form import as_own
 from diptych.encoders.from_hf import HfText, Pooling, end_of
 from diptych.encoders.from_timm import TimmImage
 from diptych.encoders.tokenizer import Tokenizer, clip_tokenizer
@@ -161,6 +162,7 @@ def open_clip_image(path: str, size: int, pretrained: bool) -> ImageEncoder:
     kind = type(visual).__name__
     if kind == "VisionTransformer":
         encoder = OpenClipViT(visual, name, size)
+        encoder = as_own(encoder) or encoder
     elif kind == "ModifiedResNet":
         encoder = OpenClipResNet(visual, name, size)
     elif kind == "TimmModel":
@@ -181,12 +183,21 @@ def open_clip_text(path: str, context: int, pretrained: bool) -> TextEncoder:
     kind = type(model.text).__name__
     encoder: TextEncoder | None = None
     if kind == "TextTransformer":
-        encoder = OpenClipText(model.text, name, base, context)
+        encoder = _text(OpenClipText(model.text, name, base, context))
     elif kind == "HFTextEncoder":
         encoder = _hf(model.text, name, open_clip_tokenizer(base, min(context, int(model.text.context_length))))
     if encoder is None:
         raise EncoderError(f"The text tower of {name!r} is a {kind}, which is not known here: choose another model.")
     return _with_scale(encoder, model) if loaded else encoder
+
+
+def _text(encoder: OpenClipText) -> TextEncoder:
+    """In our own modules where it can be; not where its tokenizer may have to be fetched."""
+    import open_clip
+
+    if "hf_tokenizer_name" in open_clip.get_model_config(encoder.base)["text_cfg"]:
+        return encoder
+    return as_own(encoder, encoder.tokenizer) or encoder
 
 
 def open_clip_tokenizer(base: str, context: int, always_pad: bool = False) -> Tokenizer:

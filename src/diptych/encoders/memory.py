@@ -44,8 +44,7 @@ class FeatureMemory:
 
         A tower that trains is simply called, and what was remembered of it is forgotten.
         """
-        if not self.limit or any(parameter.requires_grad for parameter in tower.parameters()):
-            self.kept = None
+        if self._forgets(tower):
             return tower(inputs) if mask is None else tower(inputs, mask)
         if self.kept is None or self.device != inputs.device:
             self.kept, self.device = _shared.setdefault((fingerprint(tower), inputs.device), {}), inputs.device
@@ -63,6 +62,19 @@ class FeatureMemory:
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Features(tokens, pooled, mask[:, : tokens.shape[1]])
+
+    def pooled(self, tower: Any, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The pooled vectors alone, (B, D), for which a tower that trains may compute less."""
+        if self._forgets(tower):
+            alone: Tensor = tower.pooled(inputs) if mask is None else tower.pooled(inputs, mask)
+            return alone
+        return self(tower, inputs, mask).pooled
+
+    def _forgets(self, tower: nn.Module) -> bool:
+        if self.limit and not any(parameter.requires_grad for parameter in tower.parameters()):
+            return False
+        self.kept = None
+        return True
 
 
 def fingerprint(tower: nn.Module) -> bytes:

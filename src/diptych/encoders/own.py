@@ -29,7 +29,9 @@ from diptych.encoders.base import (
     all_real,
     apply_edit,
     attention_mask,
+    last_position,
     last_real,
+    rows_at,
 )
 from diptych.encoders.tokenizer import Tokenizer
 
@@ -63,9 +65,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), mask (B or 1, 1, T, T) bool, True where a query may see a key -> (B, T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B or 1, 1, T, T) bool, True where a query may see a key -> (B, T, D).
+
+        With `at` (B,) only the query at that position of each row is answered: (B, 1, D).
+        """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 of (B, heads, T, D/heads)
+        if at is not None:
+            q = rows_at(q.transpose(1, 2), at)[:, :, None]  # (B, heads, 1, D/heads)
+            mask = None if mask is None else rows_at(mask.expand(len(x), -1, -1, -1).squeeze(1), at)[:, None, None]
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(x.transpose(1, 2).flatten(2))
 
@@ -80,9 +88,10 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), mask as in `Attention` -> (B, T, D)."""
-        x = x + self.attention(self.norm_1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask and `at` as in `Attention` -> (B, T, D), or (B, 1, D) at these positions alone."""
+        added = self.attention(self.norm_1(x), mask, at)
+        x = (x if at is None else rows_at(x, at)[:, None]) + added
         return x + self.mlp(self.norm_2(x))
 
 
@@ -118,13 +127,21 @@ class VisionTransformer(ImageEncoder):
 
     def forward(self, image: Tensor, edit: Edit | None = None) -> Features:
         """(B, 3, H, W) -> patch tokens (B, P, D), class token (B, D), mask (B, P)."""
-        x = self.patches(self.pixels(image)).flatten(2).transpose(1, 2)  # (B, P, D)
-        x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)  # (B, 1 + P, D)
-        x = self.norm_in(x + self.positions)
-        x, mask = run(self.blocks, x, None, causal=False, edit=edit)
+        x, mask = run(self.blocks, self._embedded(image), None, causal=False, edit=edit)
         self.check_tokens(x)
         x = self.norm_out(x)
         return Features(x[:, 1:], x[:, 0], (all_real(x) if mask is None else mask)[:, 1:])
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> class token (B, D); the last layer computes nothing else."""
+        x = self._embedded(image)
+        return self.norm_out(run_to(self.blocks, x, None, torch.zeros(len(x), dtype=torch.long, device=x.device)))
+
+    def _embedded(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1 + P, D), what the first layer gets."""
+        x = self.patches(self.pixels(image)).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)  # (B, 1 + P, D)
+        return self.norm_in(x + self.positions)
 
 
 class TextTransformer(TextEncoder):
@@ -152,11 +169,20 @@ class TextTransformer(TextEncoder):
     def forward(self, ids: Tensor, mask: Tensor | None = None, edit: Edit | None = None) -> Features:
         """(B, T) ids -> tokens (B, T, D), end token (B, D), mask (B, T)."""
         real: Tensor | None = self.real(ids, mask)
-        x = self.words(ids) + self.positions[: ids.shape[1]]  # (B, T, D)
-        x, real = run(self.blocks, x, real, causal=True, edit=edit)
+        x, real = run(self.blocks, self._embedded(ids), real, causal=True, edit=edit)
         x = self.norm_out(x)
         real = all_real(x) if real is None else real
         return Features(x, last_real(x, real), real)
+
+    def pooled(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T) ids -> end token (B, D); the last layer computes nothing else."""
+        real = self.real(ids, mask)
+        allowed = attention_mask(real, ids.shape[1], causal=True, like=ids)
+        return self.norm_out(run_to(self.blocks, self._embedded(ids), allowed, last_position(real)))
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D), what the first layer gets."""
+        return self.words(ids) + self.positions[: ids.shape[1]]
 
 
 def run(
@@ -172,6 +198,17 @@ def run(
                 allowed = attention_mask(mask, x.shape[1], causal, x)
         x = block(x, allowed)
     return x, mask
+
+
+def run_to(blocks: nn.ModuleList, x: Tensor, allowed: Tensor | None, at: Tensor) -> Tensor:
+    """Runs the layers for the sake of one position of each row: (B, T, D), mask as in `Attention`, (B,) -> (B, D).
+
+    The last layer needs all keys and values but one query: three quarters of its operations are left out.
+    """
+    *before, last = blocks
+    for block in before:
+        x = block(x, allowed)
+    return last(x, allowed, at).squeeze(1)
 
 
 def initialise(blocks: nn.ModuleList) -> None:

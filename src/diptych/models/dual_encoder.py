@@ -174,9 +174,13 @@ class DualEncoder(nn.Module, Pretrained):
         return self.embed_image(batch), self.embed_text(batch)
 
     def pooled(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The pooled vectors alone, (B, D) of the images and (B, D) of the texts."""
-        image, text = self.features(batch)
-        return image.pooled, text.pooled
+        """The pooled vectors alone, (B, D) of the images and (B, D) of the texts, for which towers compute less."""
+        if self.config.pool == "mean":
+            image, text = self.features(batch)
+            return image.pooled, text.pooled
+        image_pooled = self.image_memory.pooled(self.image, batch.image)
+        text_pooled = self.text_memory.pooled(self.text, batch.text, batch.text_mask)
+        return _joint(image_pooled, self.image_head), _joint(text_pooled, self.text_head)
 
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
         """Cosine of the pooled vectors: the same (I, T) matrix for both directions."""
@@ -242,7 +246,11 @@ def _project(features: Features, head: nn.Module, pool: str) -> Features:
     tokens = head(features.tokens).float()  # (B, T, D)
     if pool == "mean":
         weights = features.mask.unsqueeze(-1) / features.mask.sum(-1).clamp(min=1)[:, None, None]  # (B, T, 1)
-        pooled = (tokens * weights).sum(1)
+        pooled = F.normalize((tokens * weights).sum(1), dim=-1)
     else:
-        pooled = head(features.pooled).float()
-    return Features(F.normalize(tokens, dim=-1), F.normalize(pooled, dim=-1), features.mask)  # pooled (B, D)
+        pooled = _joint(features.pooled, head)
+    return Features(F.normalize(tokens, dim=-1), pooled, features.mask)  # pooled (B, D)
+
+
+def _joint(pooled: Tensor, head: nn.Module) -> Tensor:
+    return F.normalize(head(pooled).float(), dim=-1)  # (B, D)
