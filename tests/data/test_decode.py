@@ -16,6 +16,7 @@ from shard_helpers import (
     webp_header,
 )
 
+from diptych.data import decode
 from diptych.data.decode import (
     AUDIO_RATE,
     BrokenSample,
@@ -46,6 +47,37 @@ def test_every_allowed_format_comes_out_as_rgb(kind):
     assert (image.mode, image.size) == ("RGB", (9, 5))
     assert np.abs(np.asarray(image, int) - [250, 10, 20]).max() <= (6 if kind == "JPEG" else 0)
     assert image_header(data) == (kind, 9, 5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 51), (16, 3)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
+def test_a_jpeg_is_the_same_bit_for_bit_with_and_without_simplejpeg(size, options, monkeypatch):
+    data = encoded(noise(*size), "JPEG", quality=80, **options)
+    library = pytest.importorskip("simplejpeg")
+    calls = []
+    monkeypatch.setattr(
+        library, "decode_jpeg", lambda data, decode=library.decode_jpeg: calls.append(1) or decode(data)
+    )
+    fast = decode_image(data)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
+    assert fast.tobytes() == decode_image(data).tobytes() == Image.open(io.BytesIO(data)).tobytes()
+    assert (fast.size, len(calls)) == (size, 1)
+
+
+def test_only_whole_upright_jpegs_in_common_colours_go_to_simplejpeg(monkeypatch):
+    library = pytest.importorskip("simplejpeg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left = [encoded(noise(20, 10).convert(mode), "JPEG") for mode in ("L", "CMYK")]
+    left += [encoded(noise(20, 10), "JPEG", exif=exif), encoded(noise(20, 10), "PNG")]
+    huge = encoded(noise(20, 10), "JPEG")
+    monkeypatch.setattr(library, "decode_jpeg", lambda data: pytest.fail("decoded"))
+    for data in left:
+        assert decode_image(data).mode == "RGB"
+    with pytest.raises(BrokenSample, match="20 x 10 pixels; the limit is 199"):
+        decode_image(huge, Limits(pixels=199))
+    with pytest.raises(BrokenSample, match="the limit is 100"):
+        decode_image(huge, Limits(bytes=100))
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "PDF", "SGI"])

@@ -22,9 +22,24 @@ def test_resize_shows_the_whole_picture() -> None:
     image = Image.new("RGB", (30, 10), "red")
     image.paste((0, 0, 255), (15, 0, 30, 10))
     square = views.resize(image, 10)
-    assert square.size == (10, 10)
-    assert square.getpixel((0, 5)) == (255, 0, 0)
-    assert square.getpixel((9, 5)) == (0, 0, 255)
+    assert square.shape == (3, 10, 10)
+    assert square[:, 5, 0].tolist() == [255, 0, 0]
+    assert square[:, 5, 9].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("size", [(40, 24), (31, 47), (12, 9)])
+def test_resampling_is_pils_to_its_rounding(size: tuple[int, int]) -> None:
+    """The same bicubic weights; each of the two passes rounds its fixed-point sums, by one level at most."""
+    image = picture(*size)
+    theirs = views.to_tensor(image.resize((16, 16), Image.Resampling.BICUBIC, reducing_gap=2.0))
+    assert (views.resize(image, 16).int() - theirs.int()).abs().max() <= 2
+
+
+def test_large_pictures_are_averaged_first_and_keep_their_mean() -> None:
+    image = picture(1600, 1600)
+    small = views.resize(image, 8).double()
+    blocks = views.to_tensor(image).double().unfold(1, 200, 200).unfold(2, 200, 200).mean((-1, -2))
+    assert (small - blocks).abs().max() < 3
 
 
 @pytest.mark.parametrize("size", [(40, 24), (24, 40), (500, 3)])
@@ -33,17 +48,27 @@ def test_random_crop_has_its_size_and_repeats(size: tuple[int, int]) -> None:
     one = views.random_resized_crop(image, 16, np.random.default_rng(7), (0.3, 1.0))
     same = views.random_resized_crop(image, 16, np.random.default_rng(7), (0.3, 1.0))
     other = views.random_resized_crop(image, 16, np.random.default_rng(8), (0.3, 1.0))
-    assert one.size == (16, 16)
-    assert one.tobytes() == same.tobytes()
+    assert one.shape == (3, 16, 16)
+    assert one.equal(same)
     if size != (500, 3):  # no box of an allowed aspect fits: the centre is taken each time
-        assert one.tobytes() != other.tobytes()
+        assert not one.equal(other)
+
+
+def test_a_crop_shows_its_box_and_nothing_else() -> None:
+    image = Image.new("RGB", (64, 16), "red")
+    image.paste((0, 0, 255), (21, 0, 42, 16))  # the only box of an allowed aspect, 4 : 3, is the blue one
+    crop = views.random_resized_crop(image, 8, np.random.default_rng(0), (1.0, 1.0))
+    assert crop.flatten(1).unique(dim=1).T.tolist() == [[0, 0, 255]]
 
 
 def test_flip_chances() -> None:
-    image, rng = picture(), np.random.default_rng(0)
-    assert views.random_flip(image, rng, chance=0).tobytes() == image.tobytes()
-    flipped = views.random_flip(image, rng, chance=1)
-    assert np.array_equal(np.asarray(flipped), np.asarray(image)[:, ::-1])
+    image, rng = views.to_tensor(picture()), np.random.default_rng(0)
+    assert views.random_flip(image, rng, chance=0).equal(image)
+    assert views.random_flip(image, rng, chance=1)[:, :, 0].equal(image[:, :, -1])
+
+
+def test_to_picture_is_the_way_back() -> None:
+    assert views.to_picture(views.to_tensor(picture())).tobytes() == picture().tobytes()
 
 
 @pytest.mark.parametrize("function", [augment.rand_augment, augment.auto_augment])

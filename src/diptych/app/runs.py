@@ -19,7 +19,7 @@ from diptych.results import Row
 
 RUN = "run.json"
 _IDENTITY = ("method", "config", "recipe", "data")
-_PACKAGES = ("diptych", "torch", "numpy", "pillow", "timm", "transformers", "open_clip_torch", "peft")
+_PACKAGES = ("diptych", "torch", "numpy", "pillow", "simplejpeg", "timm", "transformers", "open_clip_torch", "peft")
 
 
 class AnotherRun(ValueError):

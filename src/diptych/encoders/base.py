@@ -105,9 +105,10 @@ class ImageEncoder(Encoder):
                 f"{self.name!r} takes pictures of {self.image_size} x {self.image_size} pixels and got "
                 f"{height} x {width}: resize them in the views, or make the encoder with that size."
             )
-        if not image.is_floating_point():
-            image = image.float() / 255
-        return ((image - self.mean) / self.std).to(self.mean.dtype)  # (B, 3, H, W)
+        exact = torch.promote_types(self.mean.dtype, torch.float32)
+        mean, std = self.mean.to(exact), self.std.to(exact)
+        gain = 1 / std if image.is_floating_point() else 1 / (255 * std)
+        return torch.addcmul(-mean / std, image.to(exact), gain).to(self.mean.dtype)  # (B, 3, H, W), in one pass
 
     def forward(self, image: Tensor, edit: Edit | None = None) -> Features:
         """(B, 3, H, W) -> tokens (B, P, D), pooled (B, D), mask (B, P)."""

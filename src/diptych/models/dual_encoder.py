@@ -128,27 +128,26 @@ class DualEncoder(nn.Module, Pretrained):
         """A sample -> `image` (3, H, W) uint8, `text` (T,) and `text_mask` (T,); random crops where `rng` is given."""
         tokens = self.tokenize([words.choose(sample.texts, rng)])
         return {
-            "image": picture.to_tensor(self.view_image(sample.image, rng)),
+            "image": self.view_image(sample.image, rng),
             "text": tokens.text[0],
             "text_mask": tokens.text_mask[0],
         }
 
-    def view_image(self, image: Any, rng: np.random.Generator | None) -> Any:
-        """PIL picture -> square PIL picture of the tower's size."""
+    def view_image(self, image: Any, rng: np.random.Generator | None) -> Tensor:
+        """PIL picture -> (3, H, W) uint8 of the tower's size; random where `rng` is given."""
         size = self.config.image_size
         if rng is None:
             return picture.resize(image, size)
         if self.config.crop == (1.0, 1.0):
-            image = picture.resize(image, size)
+            seen = picture.resize(image, size)
         else:
-            image = picture.random_resized_crop(image, size, rng, self.config.crop)
+            seen = picture.random_resized_crop(image, size, rng, self.config.crop)
         if self.config.flip:
-            image = picture.random_flip(image, rng)
-        if self.config.augment == "rand":
-            image = augment.rand_augment(image, rng)
-        elif self.config.augment == "auto":
-            image = augment.auto_augment(image, rng)
-        return image
+            seen = picture.random_flip(seen, rng)
+        if self.config.augment != "none":
+            change = augment.rand_augment if self.config.augment == "rand" else augment.auto_augment
+            seen = picture.to_tensor(change(picture.to_picture(seen), rng))
+        return seen
 
     def tokenize(self, texts: list[str]) -> Batch:
         """B strings -> `text` (B, T) int64 and `text_mask` (B, T) bool."""
