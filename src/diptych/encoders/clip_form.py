@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from diptych.encoders.base import Encoder, ImageEncoder
+from diptych.encoders.base import Encoder, ImageEncoder, TextEncoder
 from diptych.encoders.own import Activation, Attention, TextTransformer, VisionTransformer
 from diptych.encoders.tokenizer import Tokenizer
+
+Own = TypeVar("Own", VisionTransformer, TextTransformer)
 
 # ours -> open_clip
 _OWN = (
@@ -93,33 +95,44 @@ def clip_form(encoder: Encoder) -> Form | None:
     return None
 
 
-def as_own(encoder: Encoder, tokenizer: Tokenizer | None = None) -> VisionTransformer | TextTransformer | None:
-    """A tower of open_clip in our own modules, with its weights and its name; None where its structure is another.
-
-    `tokenizer` is that of a text tower, whose context may be shorter than the weights allow.
-    """
+def own_image(encoder: ImageEncoder) -> VisionTransformer | None:
+    """A tower of another library in our own modules, with its weights; None where its structure is another."""
     form = clip_form(encoder)
-    if form is None or form.inner != 4 * form.width or form.eps != nn.LayerNorm(1).eps:
+    if form is None or not _fits(form):
         return None
-    size = form.width, form.layers, form.heads
-    kinds: tuple[Activation, ...] = get_args(Activation)
-    activation = next(kind for kind in kinds if kind == form.activation)
     with torch.device("meta"):
-        own: VisionTransformer | TextTransformer
-        if isinstance(encoder, ImageEncoder):
-            own = VisionTransformer(encoder.image_size, *size, form.patch, activation)
-        elif tokenizer is not None and tokenizer.vocab_size == len(form.weights["token_embedding.weight"]):
-            own = TextTransformer(tokenizer, *size, activation)
-        else:
-            return None
-    theirs = {mine: form.weights[name] for mine, name in _own_names(own).items()}
-    if isinstance(encoder, ImageEncoder):
-        theirs |= {"mean": encoder.mean, "std": encoder.std}
-    else:
-        theirs["positions"] = theirs["positions"][: encoder.context].clone()  # a view would keep all in memory
-    own.load_state_dict(theirs, assign=True)
+        size = form.width, form.layers, form.heads
+        own = VisionTransformer(encoder.image_size, *size, form.patch, _activation(form))
+    return _filled(own, encoder, form.weights, {"mean": encoder.mean, "std": encoder.std})
+
+
+def own_text(encoder: TextEncoder, tokenizer: Tokenizer) -> TextTransformer | None:
+    """As `own_image`, for text; with the positions of the context of `tokenizer`, which may be fewer."""
+    form = clip_form(encoder)
+    if form is None or not _fits(form) or tokenizer.vocab_size != len(form.weights["token_embedding.weight"]):
+        return None
+    with torch.device("meta"):
+        own = TextTransformer(tokenizer, form.width, form.layers, form.heads, _activation(form))
+    # a view would keep all positions in memory
+    positions = form.weights["positional_embedding"][: tokenizer.context].clone()
+    return _filled(own, encoder, form.weights, {"positions": positions})
+
+
+def _fits(form: Form) -> bool:
+    return form.inner == 4 * form.width and form.eps == nn.LayerNorm(1).eps
+
+
+def _activation(form: Form) -> Activation:
+    kinds: tuple[Activation, ...] = get_args(Activation)
+    return next(kind for kind in kinds if kind == form.activation)
+
+
+def _filled(own: Own, encoder: Encoder, weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Own:
+    theirs = {mine: weights[name] for mine, name in _own_names(own).items()}
+    own.load_state_dict({**theirs, **others}, assign=True)
     own.name, own.projection = encoder.name, encoder.projection
-    return own.requires_grad_()
+    own.requires_grad_()
+    return own
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from diptych.encoders.base import (
     need,
     on_meta,
 )
-from diptych.encoders.clip_form import as_own
+from diptych.encoders.clip_form import own_image, own_text
 from diptych.encoders.from_hf import HfText, Pooling, end_of
 from diptych.encoders.from_timm import TimmImage
 from diptych.encoders.tokenizer import Tokenizer, clip_tokenizer
@@ -161,8 +161,8 @@ def open_clip_image(path: str, size: int, pretrained: bool) -> ImageEncoder:
     encoder: ImageEncoder | None = None
     kind = type(visual).__name__
     if kind == "VisionTransformer":
-        encoder = OpenClipViT(visual, name, size)
-        encoder = as_own(encoder) or encoder
+        theirs = OpenClipViT(visual, name, size)
+        encoder = own_image(theirs) or theirs
     elif kind == "ModifiedResNet":
         encoder = OpenClipResNet(visual, name, size)
     elif kind == "TimmModel":
@@ -197,7 +197,7 @@ def _text(encoder: OpenClipText) -> TextEncoder:
 
     if "hf_tokenizer_name" in open_clip.get_model_config(encoder.base)["text_cfg"]:
         return encoder
-    return as_own(encoder, encoder.tokenizer) or encoder
+    return own_text(encoder, encoder.tokenizer) or encoder
 
 
 def open_clip_tokenizer(base: str, context: int, always_pad: bool = False) -> Tokenizer:

@@ -52,17 +52,17 @@ def cases(options: Options) -> list[Case]:
     against = Aim("speed", "diptych", "webdataset", at_least=1.5)
     shape = f"{SIDE}-pixel JPEGs to {SIZE}-pixel"
 
-    def case(title: str, aim: Aim, **steps: Callable[[Options], Step]) -> Case:
+    def case(title: str, aim: Aim, steps: dict[str, Callable[[Options], Step]]) -> Case:
         forms = {name: Form(partial(make, options), memory=False) for name, make in steps.items()}
         return Case(title, forms, (aim,), "pictures", options.samples, options.repeats, limit)
 
     return [
-        case(f"{shape} tensors, uint8", against, diptych=ours, webdataset=theirs),
-        case(f"{shape} tensors, normalised", against, diptych=ours_normalised, webdataset=theirs_normalised),
+        case(f"{shape} tensors, uint8", against, {"diptych": ours, "webdataset": theirs}),
+        case(f"{shape} tensors, normalised", against, {"diptych": ours_normalised, "webdataset": theirs_normalised}),
         case(
             f"{shape} tensors, in random order",
             Aim("speed", "at random", "in order", at_least=0.8),
-            **{"at random": ours_shuffled, "in order": ours},
+            {"at random": ours_shuffled, "in order": ours},
         ),
     ]
 
