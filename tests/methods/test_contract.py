@@ -90,7 +90,7 @@ def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"tile": 3}, {"keep": 0.5}])
 def test_features_in_parts_give_the_gradient_of_the_whole_batch(id: str, options) -> None:
-    method = small(id, **options)
+    method = small(id, **options).double()  # in single precision large gradients that cancel round differently
     batch = batch_of(method, world(8))
     found = []
     for embed in (Embed(), InParts(3)):
