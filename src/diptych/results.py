@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from diptych.config import from_dict
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,7 +44,10 @@ def from_json(text: str) -> list[Row]:
     def known(row: dict[str, Any]) -> dict[str, Any]:
         return {name: math.nan if value is None else value for name, value in row.items()}
 
-    return [Row(**known(row)) for row in json.loads(text)]
+    rows = json.loads(text)
+    if not isinstance(rows, list):
+        raise ValueError("rows of results are a list")
+    return [from_dict(Row, known(row)) for row in rows]
 
 
 def write(rows: Sequence[Row], folder: Path, name: str = "results") -> None:

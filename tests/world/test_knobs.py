@@ -31,7 +31,7 @@ def test_parsing_keeps_the_other_defaults():
         ("caption=relation", "did you mean 'relations'"),
         ("colours=100", "colours must be between 1 and 12"),
         ("pixels=1", "pixels must be between 8 and 4096"),
-        ("gallery=1", "gallery must be at least 2"),
+        ("gallery=1", "gallery must be between 2 and 10000"),
         ("shapes=3", "a scene of 6 different objects needs as many categories"),
     ],
 )

@@ -20,6 +20,7 @@ from diptych.config import from_dict
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
 from diptych.results import Row
+from diptych.text import visible
 from diptych.training import watchdog
 from diptych.training.distributed import Place
 from diptych.training.optimiser import trainable
@@ -143,6 +144,9 @@ def evaluate(
     if data is None and trained is None:
         raise ValueError(f"{run} does not say what it was trained on: name the data to measure on with --data.")
     specs = _specs(data) if data else trained["data"]["val"] or trained["data"]["data"]  # type: ignore[index]
+    far = [spec for spec in specs if "://" in spec and not data]
+    if far:
+        raise ValueError(f"{run} names {far[0]}; addresses out of files are not opened unasked: name it with --data.")
     sets = measure.judged(specs, split)
     model = load(run, checkpoint)
     seed = trained["recipe"]["seed"] if trained else 0
@@ -150,6 +154,8 @@ def evaluate(
     if out is None and trained is None:
         return measure.measure(model, sets, asked)
     folders = [Path(out)] if out and len(sets) == 1 else [measure.folder_of(Path(out or folder), s.data) for s in sets]
+    if out is None:
+        folders = [runs.inside(folder, place) for place in folders]
     rows = measure.measure(model, sets, asked, folders)
     measure.keep(rows, sets, folders)
     say(f"Pictures and per-sample results: {', '.join(map(str, folders))}")
@@ -243,4 +249,4 @@ def is_main() -> bool:
 def say(text: str) -> None:
     """A line for whoever watches, on stderr: stdout belongs to results."""
     if is_main():
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)

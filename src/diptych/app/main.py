@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from diptych.config import nearest
+from diptych.text import one_line
 
 COMMANDS: dict[str, str] = {
     "methods": "list the methods",
@@ -31,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "demo": "train CLIP and FILIP on real pictures and show what they learned",
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_LONGEST = 2000  # characters of an error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +82,9 @@ def _run(command: str, args: list[str]) -> int:
 def _sentence(error: Exception) -> str:
     """What went wrong on one line; an error that nobody foresaw also names its type and how to see more."""
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    text = " ".join(str(said).split())
+    if isinstance(error, MemoryError) and not str(error):
+        return "there is not enough memory for this; make the input, the model or --batch smaller."
+    text = one_line(str(said), _LONGEST)
     if isinstance(error, (ValueError, OSError, ImportError, LookupError, ArithmeticError, MemoryError)) and " " in text:
         return text
     return f"{type(error).__name__}: {text or 'no message'} (DIPTYCH_DEBUG=1 shows where)"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from diptych import methods
 from diptych.app import report, wording
 from diptych.app.runs import Run
 from diptych.results import Row
+from diptych.text import one_line
 
 
 def write(run: Run) -> Path:
@@ -21,7 +24,8 @@ def write(run: Run) -> Path:
 
 def card(run: Run) -> str:
     """The model card as Markdown, with the head that the Hugging Face hub reads."""
-    about, done = methods.card(run.method), run.finished
+    about, done = methods.card(run.method), dict(run.finished)
+    done |= {part: _told(done[part]) for part in ("train", "val")} | {"device": _plain(done["device"])}
     return "\n".join(
         [
             *_head(run),
@@ -56,7 +60,7 @@ def card(run: Run) -> str:
             "Trained with:",
             "",
             "```sh",
-            report.command(run),
+            one_line(report.command(run), 4000),
             "```",
             "",
             "## Limits",
@@ -65,6 +69,15 @@ def card(run: Run) -> str:
             "",
         ]
     )
+
+
+def _plain(text: str) -> str:
+    """A name from data on one line, in which Markdown and HTML have no meaning."""
+    return re.sub(r"[\\`\[\]<>|]", lambda found: f"&#{ord(found[0])};", one_line(text))
+
+
+def _told(sets: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**one, "name": _plain(one["name"]), "licence": _plain(one["licence"])} for one in sets]
 
 
 def _head(run: Run) -> list[str]:
@@ -82,9 +95,9 @@ def _table(rows: Iterable[Row]) -> list[str]:
     lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         cells = [
-            row.data.replace("|", "/"),
-            row.task,
-            wording.metric_title(row.metric),
+            _plain(row.data),
+            _plain(row.task),
+            _plain(wording.metric_title(row.metric)),
             wording.figure(row, row.value),
             wording.interval(row),
             wording.figure(row, row.chance),

@@ -111,12 +111,14 @@ def command(run: Run) -> str:
     parts = [f"--data {shlex.quote(spec)}" for spec in run.info["data"]["data"]]
     parts += [f"--val {shlex.quote(spec)}" for spec in run.info["data"]["val"]]
     parts += _options(run)
-    return " ".join([f"diptych train {run.method}", *parts, f"--out {shlex.quote(pages.relative(run.folder))}"])
+    return " ".join(
+        [f"diptych train {shlex.quote(run.method)}", *parts, f"--out {shlex.quote(pages.relative(run.folder))}"]
+    )
 
 
 def command_for_own_pictures(run: Run) -> str:
     """The command line that trains the same method, in the same way, on somebody's shards, in lines for a terminal."""
-    lines = [f"diptych train {run.method} --data my_shards --out runs/mine"]
+    lines = [f"diptych train {shlex.quote(run.method)} --data my_shards --out runs/mine"]
     for option in _options(run, without=("workers", "evaluations", "checkpoints")):
         if len(lines) > 1 and len(lines[-1]) + len(option) < _LINE:
             lines[-1] += f" {option}"
@@ -133,9 +135,9 @@ def _options(run: Run, without: Sequence[str] = ()) -> list[str]:
 def _option(name: str, value: Any) -> str:
     name = name.replace("_", "-")
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
+        return shlex.quote(f"--{name}" if value else f"--no-{name}")
     values = value if isinstance(value, list) else [value]
-    return " ".join([f"--{name}", *(shlex.quote(str(item)) for item in values)])
+    return " ".join([shlex.quote(f"--{name}"), *(shlex.quote(str(item)) for item in values)])
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
@@ -282,21 +284,24 @@ def _picture_parts(shown: Sequence[Run], labels: Sequence[str]) -> Iterator[dict
     """The pictures that the evaluations drew, those of one kind together."""
     for stem, (title, about) in _PICTURES.items():
         found = [
-            {"name": label, "colour": colour, **_inlined(path)}
+            {"name": label, "colour": colour, **picture}
             for colour, (run, label) in enumerate(zip(shown, labels, strict=True))
             for path in run.pictures
-            if path.stem == stem
+            if path.stem == stem and (picture := _inlined(path))
         ]
         if found:
             yield {"title": title, "about": about, "pictures": found}
 
 
-def _inlined(path: Path) -> dict[str, Any]:
-    """A picture as a data URI, no wider than the page needs."""
-    from PIL import Image
+def _inlined(path: Path) -> dict[str, Any] | None:
+    """A picture as a data URI, no wider than the page needs; None where it is none."""
+    from diptych.data.decode import NORMAL, BrokenSample, decode_image
+    from diptych.data.raw import read_file
 
-    with Image.open(path) as opened:
-        return pages.inlined(opened, _WIDTH)
+    try:
+        return pages.inlined(decode_image(read_file(path, path.name, NORMAL.bytes)), _WIDTH)
+    except BrokenSample:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------ words

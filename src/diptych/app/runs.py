@@ -16,10 +16,38 @@ from typing import Any
 from diptych import __version__, results
 from diptych.config import to_dict
 from diptych.results import Row
+from diptych.text import one_line
 
 RUN = "run.json"
+_PLOTTED = ("step", "samples", "seconds", "loss")
 _IDENTITY = ("method", "config", "recipe", "data")
 _PACKAGES = ("diptych", "torch", "numpy", "pillow", "simplejpeg", "timm", "transformers", "open_clip_torch", "peft")
+
+
+_NUMBER = (int, float)
+_DATA = [{"name": str, "split": str, "samples": int, "licence": str}]
+_FORM = {
+    "method": str,
+    "config": dict,
+    "recipe": {"batch": int, "seed": int},
+    "data": {"data": [str], "val": [str]},
+    "changed?": dict,
+    "versions?": dict,
+    "finished?": {
+        "steps": int,
+        "seconds": _NUMBER,
+        "samples_per_second": _NUMBER,
+        "parameters": int,
+        "trained_parameters": int,
+        "device": str,
+        "train": _DATA,
+        "val": _DATA,
+    },
+}
+
+
+class DamagedRun(ValueError):
+    """The folder of a run holds what diptych did not write there."""
 
 
 class AnotherRun(ValueError):
@@ -65,15 +93,73 @@ def read(folder: str | Path) -> Run:
         there = " Runs beside it: " + ", ".join(beside) + "." if beside else ""
         raise FileNotFoundError(f"{folder} is not the folder of a run (it has no {RUN}).{there}")
     figures = folder / "results.json"
-    broken = folder / "quarantine.json"
+    folder = folder.resolve()
+    try:
+        rows = results.from_json(figures.read_text(encoding="utf-8")) if figures.is_file() else []
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedRun(f"{figures} holds no rows of results ({one_line(str(error))}).") from None
     return Run(
-        folder=folder.resolve(),
-        info=json.loads((folder / RUN).read_text(encoding="utf-8")),
-        rows=results.from_json(figures.read_text(encoding="utf-8")) if figures.is_file() else [],
+        folder=folder,
+        info=_object(folder / RUN, _FORM),
+        rows=rows,
         log=_lines(folder / "log.jsonl"),
-        quarantine=json.loads(broken.read_text(encoding="utf-8")) if broken.is_file() else {},
-        pictures=tuple(sorted((folder / "pictures").rglob("*.png"))),
+        quarantine=_object(folder / "quarantine.json", {}),
+        pictures=tuple(path for path in sorted((folder / "pictures").rglob("*.png")) if _is_own(path, folder)),
     )
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """`path`, a place for new files below the folder of a run, which may come from a stranger.
+
+    Raises:
+        DamagedRun: there is a link, through which files elsewhere would be overwritten.
+    """
+    above = [path, *path.parents]
+    for place in [*above[: above.index(folder)], *path.rglob("*")]:
+        if place.is_symlink():
+            raise DamagedRun(f"{place} is a link, and what is written must stay in {folder}: delete it, or name --out.")
+    return path
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    """Whether it is a plain file that lies in the folder, not one that a link leads to."""
+    return path.is_file() and path.resolve().is_relative_to(folder)
+
+
+def _object(path: Path, form: Any) -> dict[str, Any]:
+    """A JSON object of the given form; empty where there is no such file and none is needed.
+
+    Raises:
+        DamagedRun: it is not valid JSON, or has another form.
+    """
+    if not path.is_file() and not form:
+        return {}
+    try:
+        told = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedRun(f"{path} is not valid JSON ({error}).") from None
+    wrong = _misfit(told, form)
+    if wrong is not None:
+        raise DamagedRun(f"{path} is not as diptych writes it: look at {wrong or 'all of it'}.")
+    return dict(told)
+
+
+def _misfit(value: Any, form: Any, name: str = "") -> str | None:
+    """Where a value has not the form that is asked for: a type, a dictionary of forms, or a list of one form.
+
+    A `?` behind a name says that it may be missing or empty.
+    """
+    if isinstance(form, list):
+        inner = enumerate(value) if isinstance(value, list) else None
+        found = [name] if inner is None else [_misfit(item, form[0], f"{name}[{at}]") for at, item in inner]
+    elif isinstance(form, dict):
+        if not isinstance(value, dict):
+            return name
+        asked = {key.removesuffix("?"): part for key, part in form.items() if key[-1] != "?" or value.get(key[:-1])}
+        found = [_misfit(value.get(key), part, f"{name}.{key}".lstrip(".")) for key, part in asked.items()]
+    else:
+        found = [] if isinstance(value, form) and not isinstance(value, bool) else [name]
+    return next((where for where in found if where is not None), None)
 
 
 def claim(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,9 +262,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(record, dict) or not all(isinstance(record.get(name, 0), _NUMBER) for name in _PLOTTED):
+            break
+        records.append(record)
     return records
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.config import nearest
+from diptych.text import visible
 
 if TYPE_CHECKING:
     from diptych.data.dataset import Dataset
@@ -146,4 +147,4 @@ def _folders(parent: Path) -> list[str]:
 
 
 def _notice(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {visible(text)}", file=sys.stderr)

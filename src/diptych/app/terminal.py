@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from diptych.app import wording
 from diptych.results import Row
+from diptych.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,17 +20,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(Text(visible(column)), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*(Text(visible(cell)) for cell in row))
     show(made)
 
 
 def say(text: str) -> None:
-    """Prints a line as it is."""
-    print(text)
+    """Prints lines; control characters in names from data are shown, not obeyed."""
+    print(visible(text))
 
 
 def results(rows: Sequence[Row], title: str = "") -> None:

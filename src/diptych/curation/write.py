@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def write_shards(
     """
     rows = np.flatnonzero(verdicts.stays & np.array([part.written for part in parts])[facts.part])
     keys: dict[str, set[str]] = {}
+    again: dict[str, Counter[str]] = {}
     with Writers(folder, _SHARD) as writers:
         for done, row in enumerate(rows.tolist(), 1):
             part = parts[facts.part[row]]
@@ -40,7 +42,7 @@ def write_shards(
                 verdicts.drop(row, BROKEN, detail=broken.reason)
                 continue
             taken = keys.setdefault(part.split, set())
-            key = free(data.key(number), taken)
+            key = free(data.key(number), taken, again.setdefault(part.split, Counter()))
             taken.add(key)
             writers.of(part.split).add(key, members)
             if progress:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from diptych.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +28,11 @@ AUDIO_RATE = 16_000
 """Samples a second of every decoded sound."""
 TEXT_BYTES = 1 << 20
 JSON_BYTES = 1 << 22
+JPEG_SCANS = 64
+"""Scans of a progressive JPEG, each of which costs the time of a whole picture; usual are up to twelve."""
 
 _TURNED = (b"Exif\0", b"tiff:Orientation")  # where a JPEG says that it lies on its side
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a segment; the others stand within the data of a scan
 _CONTAINERS = {"mp4": "mp4", "mov": "mp4", "webm": "matroska", "mkv": "matroska", "avi": "avi"}
 
 
@@ -34,6 +40,7 @@ class BrokenSample(Exception):
     """A sample that cannot be used: `key` names it, `reason` is half a sentence. It is quarantined, never fatal."""
 
     def __init__(self, key: str, reason: str) -> None:
+        reason = one_line(reason)  # it may quote what a stranger wrote
         super().__init__(key, reason)
         self.key, self.reason = key, reason
 
@@ -71,7 +78,7 @@ def _decoder(function: Callable[Concatenate[bytes, _P], _T]) -> Callable[Concate
         except (BrokenSample, ModuleNotFoundError):
             raise
         except Exception as error:  # hostile bytes make decoders raise anything from KeyError to MemoryError
-            what = function.__name__.removeprefix("decode_")
+            what = function.__name__.removeprefix("decode_").removeprefix("_open_")
             raise BrokenSample("", f"the {what} cannot be decoded ({_brief(error)})") from error
 
     return guarded
@@ -165,6 +172,8 @@ def _open_image(data: bytes, limits: Limits) -> Image.Image:
 
     _check_bytes(data, limits.bytes, "picture")
     _check_pixels(*_webp_size(data), limits)  # libwebp allocates its canvas when the file is opened
+    if _scans(data) > JPEG_SCANS:
+        _refuse(f"the picture has more than {JPEG_SCANS} progressive scans")
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -190,6 +199,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, counted as far as one too many; 0 for other files. Source: ITU-T T.81, annex B."""
+    place, scans = 2, 0
+    while data[:2] == b"\xff\xd8" and scans <= JPEG_SCANS and (found := _MARKER.search(data, place)):
+        if data[found.end() - 1] == 0xD9:  # whatever follows is no part of the picture
+            break
+        scans += data[found.end() - 1] == 0xDA
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -261,6 +281,8 @@ def decode_npz(data: bytes, limits: Limits = NORMAL) -> dict[str, np.ndarray]:
         BrokenSample: damaged, objects inside, or larger than `limits.bytes` when unpacked.
     """
     _check_bytes(data, limits.bytes, "npz")
+    if data.count(b"PK\x01\x02") > limits.frames:  # entries, before an object is made of each
+        _refuse(f"the npz has more than {limits.frames:,} arrays")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         total = sum(entry.file_size for entry in entries)
@@ -272,13 +294,15 @@ def decode_npz(data: bytes, limits: Limits = NORMAL) -> dict[str, np.ndarray]:
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     import numpy as np
 
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+        raise ValueError(f"{entry.filename} is not compressed as numpy does it")
     with archive.open(entry) as file:  # yields at most `entry.file_size` bytes, whatever was compressed
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
         if dtype.kind not in "biufc":
             raise ValueError(f"{entry.filename} holds {dtype}, not numbers")
-        data = file.read()
+        data = file.read(entry.file_size)
     if math.prod(shape) * dtype.itemsize != len(data):  # before numpy allocates what the header claims
         raise ValueError(f"{entry.filename} claims the shape {shape} and has {len(data)} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()  # copied: writable
@@ -336,6 +360,8 @@ def decode_video(data: bytes, limits: Limits = NORMAL, container: str = "mp4") -
         raise ModuleNotFoundError("video needs PyAV: pip install 'diptych[video]'.") from None
     _check_bytes(data, limits.bytes, "video")
     with av.open(io.BytesIO(data), mode="r", format=_CONTAINERS[container]) as file:
+        if not file.streams.video:
+            _refuse("the video has no pictures")
         stream = file.streams.video[0]
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(limits.pixels)}

@@ -25,6 +25,7 @@ from diptych.data.decode import (
     decode_npz,
     decode_text,
     decode_video,
+    image_header,
 )
 
 _JSON_KEYS = {name: tuple(key for key in one.files if not key.startswith(".")) for name, one in FIELDS.items()}
@@ -137,6 +138,9 @@ class _Source:
         numbered = sorted((int(ext.split(".")[0]), ext) for ext in self.members if field_of(ext) == "images")
         if len(numbered) > self.limits.frames:
             raise BrokenSample("", f"it has {len(numbered)} pictures; the limit is {self.limits.frames}")
+        sizes = [image_header(self.members[ext], self.limits)[1:] for _, ext in numbered]
+        if sum(width * height for width, height in sizes) > 4 * self.limits.pixels:
+            raise BrokenSample("", f"its pictures together have more than {4 * self.limits.pixels:,} pixels")
         found = [decode_image(self.members[ext], self.limits, self.side) for _, ext in numbered]
         return list(self._present("images", found or None))
 
@@ -189,7 +193,11 @@ class _Source:
             if not re.fullmatch(r"-?\d{1,9}", text):
                 raise BrokenSample("", "the cls is not a number")
             value = int(text)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        if not isinstance(value, int) or isinstance(value, bool):
+            return None
+        if abs(value) >= 1 << 31:
+            raise BrokenSample("", "its label is too large a number")
+        return value
 
     def spans(self) -> list[tuple[int, int, int]]:
         found = _triples((int,))("spans", self._present("spans", self.from_json("spans")))

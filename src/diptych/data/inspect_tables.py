@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.batch import FIELDS
 from diptych.data.raw import list_words
+from diptych.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -51,22 +52,16 @@ def _rows(table: Table, rows: Iterable[Sequence[Any]]) -> Table:
 
     for row in rows:
         # keys and captions come from the data: as Text, so that nothing in them is read as markup
-        table.add_row(*(Text("\n".join(map(_visible, str(cell).split("\n")))) for cell in row))
+        table.add_row(*(Text(visible(str(cell))) for cell in row))
     return table
-
-
-def _visible(text: str) -> str:
-    """Control characters, which could move the cursor or colour the terminal, become visible escapes."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _overview(found: Inspection) -> RenderableType:
     from rich.text import Text
 
     counts = ", ".join(f"{count:,} {split}" for split, count in found.splits.items()) or "none"
-    text = Text(_visible(found.name), style="bold")
-    return text.append(f"  {_visible(found.about)}\n{found.samples:,} whole samples ({counts})", style="not bold")
+    text = Text(visible(found.name), style="bold")
+    return text.append(f"  {visible(found.about)}\n{found.samples:,} whole samples ({counts})", style="not bold")
 
 
 def _fields(found: Inspection) -> Table:

@@ -143,6 +143,8 @@ class _Tally:
     fields: Counter[str] = field(default_factory=Counter)
     categories: set[str] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
+    """key -> how often another one had to be found for it"""
     seen: int = 0
 
 
@@ -166,7 +168,7 @@ def _write(
     source: Source, folder: Path, reading: Reading, packing: Packing, out: tuple[PackReport, Progress | None]
 ) -> None:
     report, progress = out
-    tally = _Tally()
+    tally, broken_again = _Tally(), Counter[str]()
     checks = Checks(source.classes, packing.caption, packing.max_side, packing.quality, reading.limits)
     with Writers(folder, packing.shard_bytes) as writers:
         for item in checked(source.samples(), checks):
@@ -174,7 +176,7 @@ def _write(
                 _add(item, writers.of(packing.split or item.raw.split or split_of(item.raw.key)), tally)
             elif isinstance(item, BrokenSample):
                 tally.seen += 1
-                report.broken[free(item.key, report.broken)] = item.reason
+                report.broken[free(item.key, report.broken, broken_again)] = item.reason
                 _refuse_share(report, tally, packing, final=False)
             else:
                 tally.notes[item.text] += item.count
@@ -190,7 +192,7 @@ def _write(
 
 
 def _add(item: Checked, writer: ShardWriter, tally: _Tally) -> None:
-    key = free(item.raw.key, tally.keys)
+    key = free(item.raw.key, tally.keys, tally.again)
     if key != item.raw.key:
         tally.notes["a sample got another key, since its own was taken"] += 1
     writer.add(key, item.members)
@@ -201,12 +203,12 @@ def _add(item: Checked, writer: ShardWriter, tally: _Tally) -> None:
     tally.notes.update(item.notes)
 
 
-def free(key: str, taken: set[str] | dict[str, str]) -> str:
-    """`key`, or `key-2`, `key-3`, ... if it is taken."""
-    number, name = 1, key
+def free(key: str, taken: set[str] | dict[str, str], again: Counter[str]) -> str:
+    """`key`, or `key-2`, `key-3`, ... if it is taken; `again` counts them, so that none is tried twice."""
+    name = key
     while name in taken:
-        number += 1
-        name = f"{key}-{number}"
+        again[key] += 1
+        name = f"{key}-{again[key] + 1}"
     return name
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from diptych.batch import FIELDS
 from diptych.data.decode import BrokenSample, Limits
+from diptych.text import one_line
 
 Kind = Literal["auto", "folder", "table", "coco", "karpathy", "huggingface", "webdataset"]
 
@@ -38,6 +39,7 @@ _MAGIC = (
     (b"II*\0", 0, "tif"),
     (b"MM\0*", 0, "tif"),
 )
+_LARGEST_JSON = 2 << 30  # bytes; the annotations of COCO have a quarter of that
 _NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s\\:~]+")
 
 
@@ -75,7 +77,7 @@ class Reading:
     kind: Kind = "auto"
     """what the source is"""
     images: str = ""
-    """folder that holds the pictures which a table or a JSON file names; nothing outside it is read"""
+    """folder that holds the pictures which a table, a JSON file or a link names; nothing outside it is read"""
     image_column: str = ""
     """column of a table, or feature of a Hugging Face data set, with the picture or its path"""
     text_column: str = ""
@@ -185,23 +187,26 @@ def confined(root: Path, name: str, key: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # too long a name, a loop of links
         raise BrokenSample(key, f"{_short(name)} is no name of a file") from None
     if not path.is_relative_to(base):
-        raise BrokenSample(key, f"{_short(name)} leads out of the folder of pictures")
+        raise BrokenSample(key, f"{_short(name)} leads out of the folder of pictures, which --images can name")
     if not found:
-        raise BrokenSample(key, f"{_short(name)} is missing")
+        raise BrokenSample(key, f"{_short(name)} is missing, or no plain file")
     return path
 
 
-def read_file(path: Path, key: str, limits: Limits) -> bytes:
-    """The bytes of a file, after a look at its size.
+def read_file(path: Path, key: str, limit: int) -> bytes:
+    """The bytes of a file, after a look at its kind and size.
 
     Raises:
-        BrokenSample: it is too large, empty, or cannot be read.
+        BrokenSample: it is no plain file, has more than `limit` bytes, is empty, or cannot be read.
     """
     try:
+        if not path.is_file():  # to open a pipe would wait for ever
+            raise BrokenSample(key, f"{path.name} is no plain file")
         size = path.stat().st_size
-        if size > limits.bytes:
-            raise BrokenSample(key, f"{path.name} has {size:,} bytes; the limit is {limits.bytes:,}")
-        data = path.read_bytes()
+        if size > limit:
+            raise BrokenSample(key, f"{path.name} has {size:,} bytes; the limit is {limit:,}")
+        with path.open("rb") as file:
+            data = file.read(limit)
     except OSError as error:
         raise BrokenSample(key, f"{path.name} cannot be read ({error.strerror})") from None
     if not data:
@@ -216,6 +221,22 @@ def image_extension(data: bytes, name: str = "") -> str:
             return extension
     suffix = name.rpartition(".")[2].lower()
     return suffix if re.fullmatch(r"[a-z0-9]{1,5}", suffix) else "bin"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that describes a whole data set.
+
+    Raises:
+        SourceError: it is no plain file, too large to be read whole, or not valid JSON.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path} is no plain file.")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise SourceError(f"{path} has more than {_LARGEST_JSON:,} bytes of JSON: split it, or make it a table.")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is not valid JSON ({error}).") from None
 
 
 def encode_text(text: str, key: str) -> bytes:
@@ -243,6 +264,8 @@ def encode_json(values: Mapping[str, Any], key: str) -> bytes:
         return json.dumps(plain(values), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError:
         raise BrokenSample(key, "its text is not valid UTF-8") from None
+    except RecursionError:
+        raise BrokenSample(key, "its values are nested too deeply") from None
 
 
 def plain(value: Any) -> Any:
@@ -279,10 +302,9 @@ def members_of(
 def list_words(words: Iterable[str], most: int = 8) -> str:
     """`a, b, c and 4 more`."""
     words = list(words)
-    shown = ", ".join(words[:most]) or "nothing"
+    shown = ", ".join(one_line(word, 60) for word in words[:most]) or "nothing"
     return shown + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def _short(name: str) -> str:
-    name = name.encode("utf-8", "backslashreplace").decode()
-    return repr(name if len(name) <= 80 else name[:77] + "...")
+    return repr(one_line(name, 80))

@@ -6,7 +6,6 @@ split files list pictures with their sentences; its `restval` pictures count as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,13 @@ from diptych.data.raw import (
     list_words,
     members_of,
     read_file,
+    read_json,
     split_in,
     split_name,
 )
 
 _MOST_FILES = 50  # .json files of a folder that are looked into; more of them are sidecars of pictures
+_FARTHEST = 1e9  # pixels
 _LOOKED_AT = 20  # pictures that are looked for in a folder before it is ruled out
 
 
@@ -49,7 +50,7 @@ class _Picture:
 def files_in(folder: Path) -> list[Path]:
     """The COCO or Karpathy files of a folder: `annotations/*.json`, or `*.json` at its top."""
     for pattern in ("annotations/*.json", "*.json"):
-        there = sorted(folder.glob(pattern))
+        there = sorted(path for path in folder.glob(pattern) if path.is_file())
         found = [path for path in there if _opening(path) in ("coco", "karpathy")] if len(there) <= _MOST_FILES else []
         if found:
             return found
@@ -80,7 +81,7 @@ def _opening(path: Path, *, thorough: bool = False) -> str:
     if b'"images"' in start or (b'"annotations"' in start and b'"image_id"' in start):
         return "coco"
     if thorough or path.stat().st_size < 1 << 24:
-        content = _load(path) if thorough else _load_quietly(path)
+        content = read_json(path) if thorough else _load_quietly(path)
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             return "coco" if "annotations" in content else "karpathy"
         if isinstance(content, list) and any(isinstance(row, dict) for row in content[:10]):
@@ -88,16 +89,9 @@ def _opening(path: Path, *, thorough: bool = False) -> str:
     return ""
 
 
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is not valid JSON ({error}).") from None
-
-
 def _load_quietly(path: Path) -> Any:
     try:
-        return _load(path)
+        return read_json(path)
     except SourceError:
         return None
 
@@ -137,7 +131,7 @@ def coco(path: Path, reading: Reading) -> Source:
 
 
 def _add_coco(file: Path, pictures: dict[tuple[str, str], _Picture], broken: list[BrokenSample]) -> None:
-    content = _load(file)
+    content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise SourceError(f"{file} is no COCO file: it has no list of images.")
     split = split_in(file.stem)
@@ -171,7 +165,7 @@ def _annotate(entry: Any, by_id: Mapping[Any, _Picture], categories: Mapping[str
         picture.captions.append(" ".join(caption.split()))
         return ""
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) for x in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_length, box)):
         return "the entry has neither a caption nor a bbox of four numbers"
     if entry.get("iscrowd"):
         picture.crowds += 1
@@ -194,9 +188,14 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     width, height = entry.get("width"), entry.get("height")
-    if isinstance(width, int | float) and isinstance(height, int | float) and width > 0 and height > 0:
-        return float(width), float(height)
+    if _is_length(width) and _is_length(height) and width > 0 and height > 0:  # type: ignore[operator]
+        return float(width), float(height)  # type: ignore[arg-type]
     return None
+
+
+def _is_length(value: Any) -> bool:
+    """Whether it is a number of pixels; JSON also has NaN, and numbers that no float can hold."""
+    return isinstance(value, int | float) and abs(value) < _FARTHEST
 
 
 # ------------------------------------------------------------------------------------------------------ Karpathy
@@ -209,7 +208,7 @@ def karpathy(path: Path, reading: Reading) -> Source:
         SourceError: no such file, not valid JSON, or no folder with the pictures.
     """
     files = [path] if path.is_file() else files_in(path)[:1]
-    content = _load(files[0]) if files else None
+    content = read_json(files[0]) if files else None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise SourceError(f"{path} is no Karpathy split: it has no list of images.")
     pictures: list[_Picture] = []
@@ -313,7 +312,7 @@ def _sample(picture: _Picture, root: Path, own_folder: bool, where: _Where) -> I
     try:
         if where.with_captions and not picture.captions:
             raise BrokenSample(key, "it has no caption")
-        image = read_file(confined(root, name, key), key, where.reading.limits)
+        image = read_file(confined(root, name, key), key, where.reading.limits.bytes)
         meta: dict[str, Any] = {}
         if picture.boxes:
             try:

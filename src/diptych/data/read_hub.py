@@ -124,7 +124,7 @@ def _sample(
         picture = row.get(columns.image) or {}
         data, name = picture.get("bytes"), str(picture.get("path") or "")
         if data is None:
-            data = read_file(confined(root, name, key), key, reading.limits)
+            data = read_file(confined(root, name, key), key, reading.limits.bytes)
         elif len(data) > reading.limits.bytes:
             raise BrokenSample(key, f"the picture has {len(data):,} bytes; the limit is {reading.limits.bytes:,}")
         texts = [text for text in texts_in(row.get(columns.text)) if text.strip()] if columns.text else []
@@ -136,7 +136,7 @@ def _sample(
                 row = {name: value for name, value in row.items() if name != columns.label}
             else:
                 row = {**row, columns.label: classes[label]}
-        members = members_of(data, name, texts, metadata(row, columns), key)
+        members = members_of(data, name, texts, metadata(row, columns, key), key)
     except BrokenSample as broken:
         return broken
     own = split_name(str(row.get(columns.split) or "")) if columns.split else ""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diptych.data.decode import BrokenSample
+from diptych.data.decode import TEXT_BYTES, BrokenSample
 from diptych.data.raw import (
     JSON_KEYS,
     Item,
@@ -34,8 +35,11 @@ from diptych.data.raw import (
     split_name,
 )
 from diptych.data.read_rows import SUFFIXES, rows
+from diptych.text import one_line
 
 _LOOKED_AT = 50  # rows from which columns and the folder of pictures are guessed
+
+_GLANCE = 4096  # letters or bytes of a cell that are looked at
 
 _GUESSES = {
     "image": "image image_path img_path filepath file_path path file_name filename file img picture photo image_file "
@@ -115,7 +119,7 @@ def table(path: Path, reading: Reading) -> Source:
         for one in found:
             yield from _samples(one, reading)
 
-    taken = [f"{role} from {name!r}" for role, name in vars(found[0].columns).items() if name]
+    taken = [f"{role} from {one_line(name, 60)!r}" for role, name in vars(found[0].columns).items() if name]
     what = "a table" if len(tables) == 1 else "tables"
     below = f", pictures in {found[0].root.name}/" if found[0].root != tables[0].parent else ""
     about = f"{what} ({list_words(item.name for item in tables)}) with {', '.join(taken)}{below}"
@@ -128,8 +132,8 @@ def _recognise(path: Path, split: str, reading: Reading) -> _Table:
     Raises:
         SourceError: no row can be read, or no column holds pictures.
     """
-    first = [row for row in islice(rows(path), _LOOKED_AT) if not isinstance(row, BrokenSample)]
-    cells = [row for _, row in first]
+    first = (row for row in islice(rows(path), _LOOKED_AT) if not isinstance(row, BrokenSample))
+    cells = [_glance(row) for _, row in first]
     names = list(dict.fromkeys(name for row in cells for name in row))
     if not names:
         raise SourceError(f"{path.name} has no rows that can be read.")
@@ -147,6 +151,13 @@ def _recognise(path: Path, split: str, reading: Reading) -> _Table:
         )
     columns = guess(names, columns, ("text", "label", "split", "key"))
     return _Table(path, columns, split, *_root(path, [_path_in(row.get(columns.image)) for row in cells], reading))
+
+
+def _glance(cell: Any) -> Any:
+    """A cell or a row with the start of each text or picture in it: enough to tell what it is."""
+    if isinstance(cell, Mapping):
+        return {name: _glance(value) for name, value in cell.items()}
+    return cell[:_GLANCE] if isinstance(cell, str | bytes) else cell
 
 
 def _root(path: Path, names: Sequence[str], reading: Reading) -> tuple[Path, str]:
@@ -264,6 +275,8 @@ def _group(place: str, name: str, row: Mapping[str, Any], columns: Columns, spli
         raise BrokenSample(place, "the caption is empty")
     if any(text != text.encode("utf-8", "replace").decode() for text in [name, *texts]):
         raise BrokenSample(place, "the row is not valid UTF-8")
+    if name and sum(len(cell) for cell in row.values() if isinstance(cell, str | bytes)) > TEXT_BYTES:
+        raise BrokenSample(place, f"the row has more than {TEXT_BYTES:,} characters")  # all rows are held at once
     return _Group(name or place, row, own or split, [text for text in texts if text.strip()])
 
 
@@ -295,23 +308,30 @@ def _sample(group: _Group, one: _Table, image: bytes | None, reading: Reading) -
     try:
         if image is None:
             path = confined(one.root, group.name + one.suffix, key)
-            image = read_file(path, key, reading.limits)
+            image = read_file(path, key, reading.limits.bytes)
         elif len(image) > reading.limits.bytes:
             raise BrokenSample(key, f"the picture has {len(image):,} bytes; the limit is {reading.limits.bytes:,}")
-        members = members_of(image, group.name, group.texts, metadata(group.row, columns), key)
+        members = members_of(image, group.name, group.texts, metadata(group.row, columns, key), key)
     except BrokenSample as broken:
         return broken
     return RawSample(key, group.split, members, tuple(dict.fromkeys(group.notes)))
 
 
-def metadata(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
-    """Everything in a row but picture, captions and split, as the values of a `.json` member."""
+def metadata(row: Mapping[str, Any], columns: Columns, key: str) -> dict[str, Any]:
+    """Everything in a row but picture, captions and split, as the values of a `.json` member.
+
+    Raises:
+        BrokenSample: a value is nested too deeply.
+    """
     used = set(vars(columns).values())
-    values = {name: _value(name, cell) for name, cell in row.items() if name and name not in used}
+    try:
+        values = {name: _value(name, cell) for name, cell in row.items() if name and name not in used}
+    except RecursionError:
+        raise BrokenSample(key, "its values are nested too deeply") from None
     values = {name: value for name, value in values.items() if value is not None}
     label = plain(row.get(columns.label)) if columns.label else None
     if isinstance(label, str) and label.strip():
-        number = label.strip().lstrip("-").isdigit()
+        number = re.fullmatch(r"-?[0-9]{1,9}", label.strip()) is not None
         values["label" if number else "category"] = int(label) if number else label.strip()
     elif isinstance(label, int) and not isinstance(label, bool):
         values["label"] = label

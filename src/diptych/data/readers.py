@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data import read_annotations, read_hub, read_tables
-from diptych.data.decode import BrokenSample
+from diptych.data.decode import JSON_BYTES, TEXT_BYTES, BrokenSample
 from diptych.data.files import Files, open_files
 from diptych.data.raw import (
     Item,
@@ -20,6 +21,7 @@ from diptych.data.raw import (
     Reading,
     Source,
     SourceError,
+    confined,
     encode_json,
     encode_text,
     image_extension,
@@ -35,7 +37,7 @@ from diptych.data.shards import read_dataset_json, read_index
 from diptych.data.tar import UnreadableTar
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_SIDECARS = (".txt", ".json")
+_SIDECARS = {".txt": TEXT_BYTES, ".json": JSON_BYTES}
 
 
 def recognise(src: str | Path, reading: Reading | None = None) -> Source:
@@ -92,6 +94,7 @@ def image_folder(root: Path, reading: Reading) -> Source:
         SourceError: there is no picture.
     """
     base, files = root, _files(root)
+    allowed = (Path(reading.images).expanduser() if reading.images else root).resolve()
     pictures = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
         raise SourceError(
@@ -110,10 +113,10 @@ def image_folder(root: Path, reading: Reading) -> Source:
     classes = classes if len(classes) > 1 else ()
 
     def samples() -> Iterator[Item]:
-        known = set(files)
+        known = frozenset(files)
         for name in pictures:
             split = split_name(name.partition("/")[0]) if nested else ""
-            yield _picture(base, name, split, labels[name] if classes else "", known, reading)
+            yield _picture(_Folder(base, allowed, known), name, split, labels[name] if classes else "", reading)
 
     sidecars = {str(Path(name).with_suffix(suffix)) for name in pictures for suffix in _SIDECARS}
     ignored = len(set(files) - set(pictures) - sidecars)
@@ -146,10 +149,28 @@ def _folder_label(name: str, nested: bool) -> str:
     return folders[0] if folders else ""
 
 
-def _picture(base: Path, name: str, split: str, label: str, known: set[str], reading: Reading) -> Item:
-    key = key_of(name)
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of pictures."""
+
+    base: Path
+    allowed: Path
+    """the folder in which links may end"""
+    known: frozenset[str]
+    """all files"""
+
+    def path(self, name: str, key: str) -> Path:
+        """Where a picture is; raises `BrokenSample` for a link that leads out."""
+        path = self.base / name
+        if path.is_symlink():
+            return confined(self.allowed, os.path.abspath(path), key)
+        return path
+
+
+def _picture(folder: _Folder, name: str, split: str, label: str, reading: Reading) -> Item:
+    base, known, key = folder.base, folder.known, key_of(name)
     try:
-        image = read_file(base / name, key, reading.limits)
+        image = read_file(folder.path(name, key), key, reading.limits.bytes)
         members = {image_extension(image, name): image}
         values = {}
         for suffix in _SIDECARS:
@@ -157,7 +178,7 @@ def _picture(base: Path, name: str, split: str, label: str, known: set[str], rea
             # a link could lead to any private file, whose text would then be packed
             if beside not in known or (base / beside).is_symlink():
                 continue
-            data = read_file(base / beside, key, reading.limits) if suffix == ".json" else (base / beside).read_bytes()
+            data = read_file(base / beside, key, _SIDECARS[suffix])
             if suffix == ".txt":
                 members["txt"] = encode_text(data.decode("utf-8", "surrogateescape"), key)
             else:
@@ -221,7 +242,7 @@ def webdataset(path: Path | str, reading: Reading) -> Source:
 
 
 def _tars(path: Path) -> list[Path]:
-    return sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
+    return sorted(tar for tar in [*path.glob("*.tar"), *path.glob("*/*.tar")] if tar.is_file())
 
 
 def _tar_samples(files: Files, tar: str, split: str, reading: Reading) -> Iterator[Item]:

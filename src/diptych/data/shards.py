@@ -22,9 +22,14 @@ from typing import Any, BinaryIO
 from diptych.data.files import Files, open_files
 from diptych.data.index import Index, from_members, load, store
 from diptych.data.tar import BLOCK, MAX_NAME, MAX_SIZE, Members, UnreadableTar, scan, split_name
+from diptych.text import one_line
 
 DESCRIPTION = "dataset.json"
 _DESCRIPTION_BYTES = 16 << 20
+_PARQUET = 1 << 16  # bytes of the frame of a table
+_LARGEST_SIDECAR = 1 << 30
+_MOST_SHARDS = 1_000_000  # of a split
+_SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*[A-Za-z_]|[A-Za-z]")  # no path can be written so
 _SHARD = re.compile(r"(?P<split>.*?)[-_.]?\d+(-of-\d+)?\.tar")
 
 
@@ -80,9 +85,11 @@ def _load_sidecar(files: Files, tar: str, size: int) -> Index | None:
     """The index beside the tar; None where there is none or where it belongs to another tar."""
     try:
         length = files.size(sidecar(tar))
+        if length > min(size + _PARQUET, _LARGEST_SIDECAR):  # what it lists lies in the tar as well
+            return None
+        index = load(files.read(sidecar(tar), 0, length), tar, size)
     except FileNotFoundError:
         return None
-    index = load(files.read(sidecar(tar), 0, length), tar, size)
     if index is None or not len(index):
         return None
     ends = (0, len(index.block) - 1)  # a tar that was written again, with the same size, has other headers here
@@ -169,9 +176,15 @@ def _fault(info: Any) -> str:
     for name in ("name", "licence", "source"):
         if not isinstance(info.get(name, ""), str):
             return f"{name!r} is not a string"
+    if info.get("name", "") != one_line(info.get("name", ""), 200):
+        return "'name' is not one line of at most 200 printable characters"
     splits = info.get("splits", {})
     if not isinstance(splits, dict) or not all(isinstance(value, dict) for value in splits.values()):
         return "'splits' is not an object of objects"
+    for split, told in splits.items():
+        shards = told.get("shards", 0)
+        if not _SPLIT.fullmatch(split) or not isinstance(shards, int) or not 0 <= shards <= _MOST_SHARDS:
+            return f"the split {one_line(split, 80)!r} has no plain name, or no plain number of shards"
     return ""
 
 
@@ -192,7 +205,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str, *, max_bytes: int = 512 << 20) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*[A-Za-z_]|[A-Za-z]", split):
+        if not _SPLIT.fullmatch(split):
             raise ValueError(f"a split is named with letters, not {split!r}; use train, val or test.")
         self.folder, self.split, self.max_bytes = Path(folder), split, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)

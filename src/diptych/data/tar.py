@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from diptych.text import one_line
+
 BLOCK = 512
 MAX_MEMBERS = 16_000_000  # of one tar; 40 bytes each, so that an index fits into memory
 MAX_EXTENSIONS = 4096  # different ones in one tar
@@ -46,7 +48,7 @@ class Skipped:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < _EXAMPLES:
-            names.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:200]))  # safe on a terminal
+            names.append(one_line(name, 200))
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -154,15 +156,16 @@ class _Ahead:
             self.name = _text(data.split(b"\0", 1)[0])
         if kind not in b"xX":
             return
-        while data:
-            digits = data[:9].partition(b" ")[0]
+        start = 0  # slices of what is left would take quadratic time, which a stranger could make use of
+        while start < len(data):
+            digits = data[start : start + 9].partition(b" ")[0]
             length = int(digits) if digits.isdigit() else 0
-            if not len(digits) + 2 < length <= len(data):
+            if not len(digits) + 2 < length <= len(data) - start:
                 self.refused = "its pax header is malformed"
                 return
-            keyword, _, value = data[len(digits) + 1 : length - 1].partition(b"=")
+            keyword, _, value = data[start + len(digits) + 1 : start + length - 1].partition(b"=")
             self._record(keyword, value)
-            data = data[length:]
+            start += length
 
     def _record(self, keyword: bytes, value: bytes) -> None:
         if keyword == b"path":

@@ -13,6 +13,8 @@ from torch import nn
 
 from diptych.encoders.base import Encoder, EncoderError, need
 
+_REPEAT, _REPEATED_GROUP, _REPEATS = re.compile(r"[*+{]"), re.compile(r"\)[*+{]"), 3
+
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Stops the gradient of every parameter whose name matches one of `patterns`; returns their names.
@@ -93,6 +95,10 @@ def layer_decay(encoder: Encoder, decay: float, prefix: str = "") -> tuple[tuple
 def _matching(names: Iterable[str], patterns: Sequence[str], what: str) -> list[str]:
     names = list(names)
     for pattern in patterns:
+        if len(_REPEAT.findall(pattern)) > _REPEATS or _REPEATED_GROUP.search(pattern):
+            raise EncoderError(
+                f"The pattern {pattern!r} repeats a group, or more than {_REPEATS} parts: it could take for ever."
+            )
         if not any(re.search(pattern, name) for name in names):
             shown = ", ".join(names[:6]) or "none"
             raise EncoderError(f"No {what} matches the pattern {pattern!r}; there are {len(names)}, such as {shown}.")

@@ -35,6 +35,7 @@ from diptych.encoders.base import (
 )
 from diptych.encoders.tokenizer import Tokenizer
 
+_MOST_LAYERS = 1000
 Activation = Literal["gelu", "quick_gelu"]
 
 
@@ -95,6 +96,13 @@ class Block(nn.Module):
         return x + self.mlp(self.norm_2(x))
 
 
+def stack(layers: int, width: int, heads: int, activation: Activation) -> nn.ModuleList:
+    """So many layers, if that is a number which a transformer can have."""
+    if not 0 < layers <= _MOST_LAYERS or width < 1 or heads < 1:
+        raise EncoderError(f"A tower cannot have {layers} layers of width {width} with {heads} heads: change them.")
+    return nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+
+
 class VisionTransformer(ImageEncoder):
     """CLIP's vision transformer over pictures of size x size pixels, cut into patches of patch x patch."""
 
@@ -104,7 +112,7 @@ class VisionTransformer(ImageEncoder):
         self, size: int, width: int, layers: int, heads: int, patch: int, activation: Activation = "gelu"
     ) -> None:
         super().__init__()
-        if size % patch:
+        if patch < 1 or size < 1 or size % patch:
             raise EncoderError(f"Pictures of {size} pixels cannot be cut into patches of {patch}: change one of them.")
         self.name, self.width = "vit", width
         self.grid = (size // patch, size // patch)
@@ -113,7 +121,7 @@ class VisionTransformer(ImageEncoder):
         self.class_token = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(1 + self.grid[0] * self.grid[1], width))
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+        self.blocks = stack(layers, width, heads, activation)
         self.norm_out = nn.LayerNorm(width)
         nn.init.normal_(self.patches.weight, std=(3 * patch * patch) ** -0.5)
         nn.init.normal_(self.class_token, std=width**-0.5)
@@ -155,7 +163,7 @@ class TextTransformer(TextEncoder):
         self.tokenizer, self.context, self.vocab_size = tokenizer, tokenizer.context, tokenizer.vocab_size
         self.words = nn.Embedding(self.vocab_size, width)
         self.positions = nn.Parameter(torch.empty(self.context, width))
-        self.blocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+        self.blocks = stack(layers, width, heads, activation)
         self.norm_out = nn.LayerNorm(width)
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)

@@ -11,12 +11,17 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.text import one_line
+
+_LETTERS = 256  # of a text for each token that is kept; no token is that long
+_LARGEST_FILE = 64 << 20  # bytes of a tokenizer.json
 # Loader workers are forked; a pool of threads from before the fork would be dead in them. One thread is enough here.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -61,7 +66,7 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """B strings -> ids (B, T) int64 and mask (B, T) bool, True where a token is real; T is that of the longest."""
-        found = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        found = [encoding.ids for encoding in self._encoded(self.backend.encode_batch_fast, texts)]
         lengths = np.array([len(ids) for ids in found], np.int64)
         length = self.context if self.always_pad else lengths.max(initial=0)
         ids = np.full((len(found), length), self.pad, np.int64)
@@ -78,7 +83,40 @@ class Tokenizer:
 
     def offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
         """For each string, the (start, end) characters of each of its tokens; (0, 0) for special tokens."""
-        return [list(encoding.offsets) for encoding in self.backend.encode_batch(list(texts))]
+        return [list(encoding.offsets) for encoding in self._encoded(self.backend.encode_batch, texts)]
+
+    def _encoded(self, encode: Any, texts: list[str]) -> Any:
+        """What the library makes of the texts, of each so many letters that a megabyte does not cost seconds.
+
+        Raises:
+            ValueError: the tokenizer failed, as with a pattern that takes for ever on some text.
+        """
+        try:
+            return encode([text[: _LETTERS * self.context] for text in texts])
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, which no `except Exception` would catch
+                raise
+            raise ValueError(f"the tokenizer fails on one of these texts ({one_line(str(error))}).") from None
+
+
+def saved_tokenizer(like: Tokenizer, path: Path, words: int) -> Tokenizer:
+    """The tokenizer in a file, with the settings of `like`, for a tower with embeddings of `words` ids.
+
+    Raises:
+        ValueError: the file is no tokenizer, or one with ids that the tower does not have.
+    """
+    if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path} is missing, or has more than {_LARGEST_FILE:,} bytes.")
+    try:
+        found = replace(like, json=path.read_text(encoding="utf-8"))
+        most = max(found.vocab_size - 1, *found.backend.encode("a").ids, 0)
+    except Exception as error:  # the library has no exceptions of its own
+        raise ValueError(f"{path} is no tokenizer ({one_line(str(error))}).") from None
+    if most >= words:
+        raise ValueError(
+            f"{path} has the id {most:,}, and the text tower knows {words:,} words: it is another model's."
+        )
+    return found
 
 
 def own_tokenizer(context: int = 32) -> Tokenizer:

@@ -8,7 +8,7 @@ so, its own `similarity`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,6 +21,7 @@ from diptych.batch import Batch, Features, Sample
 from diptych.card import Card
 from diptych.encoders import adapt, image_encoder, text_encoder
 from diptych.encoders.memory import FeatureMemory
+from diptych.encoders.tokenizer import saved_tokenizer
 from diptych.models.pretrained import Pretrained
 from diptych.recipe import Recipe, Stage
 from diptych.views import augment, image as picture, text as words
@@ -225,8 +226,7 @@ class DualEncoder(nn.Module, Pretrained):
 
     def load_assets(self, folder: Path) -> None:
         """Takes the tokenizer that was saved with the weights."""
-        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        self.text.tokenizer = replace(self.text.tokenizer, json=text)
+        self.text.tokenizer = saved_tokenizer(self.text.tokenizer, folder / "tokenizer.json", self.text.vocab_size)
 
 
 def _head(width: int, embed: int, projection: Tensor | None) -> nn.Module:

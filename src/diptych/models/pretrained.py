@@ -12,14 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
+import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from diptych.card import Card
 from diptych.config import from_dict, to_dict
+from diptych.text import one_line
 from diptych.version import __version__
 
+_LARGEST_CONFIG = 1 << 20
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -77,7 +81,9 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
         config_class = cls.__init__.__annotations__["config"]
         if isinstance(config_class, str):
             config_class = vars(__import__(cls.__module__, fromlist=["Config"]))["Config"]
-        method = cls(from_dict(config_class, description["config"]), weights=False)  # type: ignore[call-arg]
+        config = from_dict(config_class, description["config"])
+        _check_sizes(cls, config, folder / "model.safetensors")
+        method = cls(config, weights=False)  # type: ignore[call-arg]
         method.load_assets(folder)
         load_model(method, folder / "model.safetensors")  # type: ignore[arg-type]
         return method.eval()  # type: ignore[attr-defined, no-any-return]
@@ -98,7 +104,40 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no saved method (no config.json); give a run or a folder made by it.")
-    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if "method" not in description:
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ValueError(f"{path} has more than {_LARGEST_CONFIG:,} bytes: it is no configuration.")
+    try:
+        description: dict[str, Any] = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(description, dict) or not isinstance(description.get("method"), str):
         raise FileNotFoundError(f"{path} is not from diptych: it names no method.")
+    if not isinstance(description.get("config"), dict):
+        raise ValueError(f"{path} is damaged: it holds no options of the method.")
     return description
+
+
+def _check_sizes(method: Any, config: Any, weights: Path) -> None:
+    """Compares what the options lead to with what the weights are, before memory is spent on either.
+
+    Raises:
+        ValueError: they do not fit, or the file of the weights is damaged.
+    """
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} does not exist or is no plain file.")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights} is no whole safetensors file ({error}).") from None
+    try:
+        with torch.device("meta"):
+            made = {name: tuple(value.shape) for name, value in method(config, weights=False).state_dict().items()}
+    except (RuntimeError, ArithmeticError, TypeError) as error:
+        raise ValueError(f"the options beside {weights} make no model ({one_line(str(error))}).") from None
+    for name, shape in there.items():
+        if made.get(name) != shape:
+            raise ValueError(
+                f"{weights} does not fit the options beside it: {one_line(name, 80)} is {shape} there, and by the "
+                f"options {made.get(name, 'nothing')}."
+            )

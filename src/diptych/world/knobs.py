@@ -75,10 +75,9 @@ class Knobs:
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-                raise ValueError(f"{name} must be {bound}, not {value}.")
+                raise ValueError(f"{name} must be between {low} and {high}, not {value}.")
         low, high = self.objects
-        if not 1 <= low <= high:
+        if not 1 <= low <= high <= 1000:
             raise ValueError(f"objects must be a number or a range such as 3-5, not {low}-{high}.")
         if self.grid and self.grid**2 < high:
             raise ValueError(f"grid={self.grid} has {self.grid**2} cells for {high} objects: make it larger.")
@@ -96,23 +95,23 @@ class Knobs:
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
-    "shapes": (1, math.inf),
+    "shapes": (1, 100_000),
     "colours": (1, len(COLOURS)),
     "textures": (1, len(TEXTURES)),
     "sizes": (1, len(SIZES)),
-    "grid": (0, math.inf),
+    "grid": (0, 1000),
     "occlusion": (0, 0.6),
     "tilt": (0, 180),
     "backgrounds": (1, len(BACKGROUNDS)),
-    "clutter": (0, math.inf),
+    "clutter": (0, 10_000),
     "noise": (0, 1),
-    "named": (0, math.inf),
+    "named": (0, 1000),
     "composition": (0, 0.5),
-    "hard": (1, math.inf),
-    "gallery": (2, math.inf),
+    "hard": (1, 10_000),
+    "gallery": (2, 10_000),
     "pixels": (8, 4096),
-    "train": (1, math.inf),
-    "evaluation": (1, math.inf),
+    "train": (1, 10**9),
+    "evaluation": (1, 10**9),
 }
 
 

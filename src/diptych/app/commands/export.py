@@ -27,11 +27,12 @@ class Options:
 def run(args: Sequence[str]) -> int:
     """Writes the exported model and says how to load it."""
     chosen = options.parse(Options, args, "export")
-    from diptych.app import api, terminal
+    from diptych.app import api, runs, terminal
     from diptych.app.export import export
 
     folder = Path(chosen.run)
-    out = chosen.out or (folder if folder.is_dir() else Path(folder.name)) / f"export-{chosen.to}"
+    home = folder if folder.is_dir() else Path(folder.name)
+    out = chosen.out or runs.inside(home, home / f"export-{chosen.to}")
     terminal.say(f"Written: {export(api.load(chosen.run, chosen.checkpoint), chosen.to, out)}")
     terminal.say(f"How to load it: {out / 'README.md'}")
     return 0
