@@ -1,4 +1,4 @@
-"""Fuzzing by hypothesis: sixty examples a target in the quick tests, five thousand in the slow ones."""
+"""Fuzzing by hypothesis: twenty-five examples a target in the quick tests, five thousand in the slow ones."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ from diptych.results import Row
 FULL = os.environ.get("DIPTYCH_FUZZ") == "full"
 fuzz = settings(
     deadline=None,
-    max_examples=5000 if FULL else 60,
+    max_examples=5000 if FULL else 25,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

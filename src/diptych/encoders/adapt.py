@@ -95,6 +95,10 @@ def layer_decay(encoder: Encoder, decay: float, prefix: str = "") -> tuple[tuple
 def _matching(names: Iterable[str], patterns: Sequence[str], what: str) -> list[str]:
     names = list(names)
     for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise EncoderError(f"{pattern!r} is no pattern ({error}).") from None
         if len(_REPEAT.findall(pattern)) > _REPEATS or _REPEATED_GROUP.search(pattern):
             raise EncoderError(
                 f"The pattern {pattern!r} repeats a group, or more than {_REPEATS} parts: it could take for ever."

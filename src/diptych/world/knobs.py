@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from diptych.config import nearest
+from diptych.text import one_line
 from diptych.world.scene import BACKGROUNDS, COLOURS, SIZES, TEXTURES
 
 Style = Literal["partial", "short", "long", "relations"]
@@ -138,7 +139,7 @@ def parse_options(text: str, readers: dict[str, Callable[[str], Any]]) -> dict[s
         try:
             values[name] = readers[name](value)
         except ValueError as error:
-            raise ValueError(f"{name}={value} is not understood: {error}") from None
+            raise ValueError(f"{name}={one_line(value, 60)} is not understood: {error}") from None
     return values
 
 
@@ -159,7 +160,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def whole(text: str) -> int:
     """A whole number, or a ValueError that says so."""
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 15:
         raise ValueError("it must be a whole number.")
     return int(text)
 
