@@ -99,15 +99,16 @@ def test_shapes_that_lie(shape):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def scans(count, side):
+def scans(count, side, mode="L"):
     """A progressive JPEG whose last scan comes again and again, each time for a few bytes."""
-    data = encoded(Image.new("L", (side, side)), "JPEG", progressive=True)
+    data = encoded(Image.new(mode, (side, side)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * count + b"\xff\xd9"
 
 
-def test_a_jpeg_with_thousands_of_scans_costs_no_time():
-    assert "64 progressive scans" in refused(decode_image, scans(5_000, 4_000), seconds=5)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_with_thousands_of_scans_costs_no_time(mode):
+    assert "64 progressive scans" in refused(decode_image, scans(5_000, 4_000, mode), seconds=5)
 
 
 def test_ordinary_progressive_jpegs_and_what_phones_append_are_read():

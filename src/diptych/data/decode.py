@@ -144,6 +144,7 @@ def _plain_jpeg(data: bytes, limits: Limits) -> Image.Image | None:
     if library is None or data[:2] != b"\xff\xd8" or any(mark in data for mark in _TURNED):
         return None
     _check_bytes(data, limits.bytes, "picture")
+    _check_scans(data)
     try:
         height, width, colours, _ = library.decode_jpeg_header(data)
     except ValueError:
@@ -172,8 +173,7 @@ def _open_image(data: bytes, limits: Limits) -> Image.Image:
 
     _check_bytes(data, limits.bytes, "picture")
     _check_pixels(*_webp_size(data), limits)  # libwebp allocates its canvas when the file is opened
-    if _scans(data) > JPEG_SCANS:
-        _refuse(f"the picture has more than {JPEG_SCANS} progressive scans")
+    _check_scans(data)
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -201,15 +201,18 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG, counted as far as one too many; 0 for other files. Source: ITU-T T.81, annex B."""
+def _check_scans(data: bytes) -> None:
+    """Refuses a JPEG of too many scans. Source of the layout: ITU-T T.81, annex B."""
+    if data[:2] != b"\xff\xd8" or data.count(b"\xff\xda") <= JPEG_SCANS:
+        return
     place, scans = 2, 0
-    while data[:2] == b"\xff\xd8" and scans <= JPEG_SCANS and (found := _MARKER.search(data, place)):
+    while found := _MARKER.search(data, place):
         if data[found.end() - 1] == 0xD9:  # whatever follows is no part of the picture
-            break
+            return
         scans += data[found.end() - 1] == 0xDA
+        if scans > JPEG_SCANS:
+            _refuse(f"the picture has more than {JPEG_SCANS} progressive scans")
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:
