@@ -195,6 +195,14 @@ class Gather:
         """(B, ...) -> (world * B, ...), in the order of the ranks."""
         return x
 
+    def shown(self, x: Tensor, rank: int) -> Tensor:
+        """What process `rank` has as `x`, in all processes; without gradients. All call it, with one shape."""
+        return x
+
+    def handed(self, x: Tensor, rank: int) -> Tensor:
+        """The sum of `x` over all processes, in process `rank`, and nothing of use in the others; without gradients."""
+        return x
+
 
 class Embed:
     """How features of a batch are computed; this one does so at once.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.batch import Gather
+
+T = TypeVar("T")
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -47,6 +52,50 @@ class Rank(Gather):
             if part[self.rank].shape == x.shape and torch.equal(part[self.rank].to(x.dtype), x):
                 return torch.cat([p.to(x.dtype) for p in part])
         raise AssertionError("gathered something that the test did not expect")
+
+
+class Member(Gather):
+    """One of several processes that are threads of this one."""
+
+    def __init__(self, rank: int, slots: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.world = rank, len(slots)
+        self._slots, self._barrier = slots, barrier
+
+    def all(self, x: Tensor) -> list[Tensor]:
+        """What each has as `x`."""
+        self._slots[self.rank] = x.detach().clone()
+        self._barrier.wait()
+        found = list(self._slots)
+        self._barrier.wait()
+        return found
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _Gathered.apply(x, self)
+
+    def shown(self, x: Tensor, rank: int) -> Tensor:
+        return self.all(x)[rank]
+
+    def handed(self, x: Tensor, rank: int) -> Tensor:
+        parts = self.all(x)
+        return sum(parts) if rank == self.rank else torch.full_like(x, torch.nan)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, member):  # type: ignore[no-untyped-def]
+        ctx.member = member
+        return torch.cat(member.all(x))
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return sum(ctx.member.all(grad)).chunk(ctx.member.world)[ctx.member.rank], None
+
+
+def together(world: int, function: Callable[[Member], T]) -> list[T]:
+    """What `function` returns in each of `world` threads, which gather from each other."""
+    slots, barrier = [None] * world, threading.Barrier(world, timeout=60)
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(lambda rank: function(Member(rank, slots, barrier)), range(world)))
 
 
 class Largest(TorchDispatchMode):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from objective_helpers import Rank, gradients, largest, leaf, saved, unit
+from objective_helpers import Member, gradients, largest, leaf, saved, together, unit
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -156,7 +156,6 @@ def test_tiled_sums_pass_gradcheck_in_float64() -> None:
     query, key = unit(5, 3, seed=1, dtype=torch.float64), unit(7, 3, seed=2, dtype=torch.float64)
     scale, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (4.0, -1.0))
     assert torch.autograd.gradcheck(lambda *x: log_sum_exp(*x, tile=3), (query, key, scale))
-    assert torch.autograd.gradcheck(lambda *x: log_sum_exp(*x, tile=3, columns=False)[0], (query, key, scale))
     assert torch.autograd.gradcheck(lambda *x: softplus_sum(*x, tile=3), (query, key, scale, bias))
 
 
@@ -200,15 +199,19 @@ def test_tiled_losses_never_hold_the_matrix_of_all_pairs(loss: str) -> None:
 # ---- several processes
 
 
-def two_ranks(loss: Any, tile: int, *inputs: Tensor) -> list[Tensor]:
+def two_ranks(loss: Any, *inputs: Tensor) -> list[Tensor]:
     """The mean over two ranks of B/2 rows of the loss, and of its gradients."""
-    image, text, *rest = (leaf(x) for x in inputs)
-    half = len(image) // 2
-    images, texts, ids = image.split(half), text.split(half), IDS[: len(image)].split(half)
-    losses = [loss(images[r], texts[r], *rest, Rank(r, 2, (images, texts, ids)), tile, r) for r in range(2)]
-    value = (losses[0] + losses[1]) / 2
-    value.backward()
-    return [value.detach(), *[x.grad for x in (image, text, *rest) if x.grad is not None]]
+
+    def half(gather: Member) -> list[Tensor]:
+        image, text, *rest = inputs
+        own = [leaf(x.chunk(2)[gather.rank]) for x in (image, text)] + [leaf(x) for x in rest]
+        value = loss(*own, gather)
+        value.backward()
+        return [value.detach(), *(x.grad for x in own)]
+
+    (value, image, text, *rest), (other, other_image, other_text, *others) = together(2, half)
+    pairs = [torch.cat([image, other_image]) / 2, torch.cat([text, other_text]) / 2]
+    return [(value + other) / 2, *pairs, *((x + y) / 2 for x, y in zip(rest, others, strict=True))]
 
 
 @pytest.mark.parametrize("tile", [0, 4])
@@ -220,11 +223,11 @@ def test_mean_of_two_ranks_equals_the_full_batch_info_nce(tile: int, targets: st
     def pick(rows: slice) -> Tensor | None:
         return {"ids": ids[rows], "soft": affinity[rows]}.get(targets or "")
 
-    def of(image: Tensor, text: Tensor, scale: Tensor, gather: Rank, tile: int, rank: int) -> Tensor:
-        return info_nce(image, text, scale, gather, pick(slice(6 * rank, 6 * rank + 6)), tile)
+    def of(image: Tensor, text: Tensor, scale: Tensor, gather: Member) -> Tensor:
+        return info_nce(image, text, scale, gather, pick(slice(6 * gather.rank, 6 * gather.rank + 6)), tile)
 
     full = gradients(lambda *x: info_nce(*x, targets=pick(slice(12))), *inputs)
-    for mine, expected in zip(two_ranks(of, tile, *inputs), full, strict=True):
+    for mine, expected in zip(two_ranks(of, *inputs), full, strict=True):
         assert_close(mine, expected, atol=2e-6, rtol=2e-5)
 
 
@@ -232,9 +235,21 @@ def test_mean_of_two_ranks_equals_the_full_batch_info_nce(tile: int, targets: st
 def test_mean_of_two_ranks_equals_the_full_batch_sigmoid_loss(tile: int) -> None:
     inputs = unit(12, D, seed=1), unit(12, D, seed=2), SCALE, BIAS
 
-    def of(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, gather: Rank, tile: int, rank: int) -> Tensor:
+    def of(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, gather: Member) -> Tensor:
         return sigmoid_loss(image, text, scale, bias, gather, tile)
 
     full = gradients(sigmoid_loss, *inputs)
-    for mine, expected in zip(two_ranks(of, tile, *inputs), full, strict=True):
+    for mine, expected in zip(two_ranks(of, *inputs), full, strict=True):
         assert_close(mine, expected, atol=2e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss", [info_nce, sigmoid_loss])
+def test_of_two_ranks_neither_holds_the_features_of_both(loss: Any) -> None:
+    """Larger than the rows of one rank is nothing that a tiled loss makes, forward or backward."""
+
+    def half(gather: Member) -> int:
+        image, text = (leaf(x.chunk(2)[gather.rank]) for x in (unit(64, 40, seed=1), unit(64, 40, seed=2)))
+        rest = (SCALE, BIAS) if loss is sigmoid_loss else (SCALE,)
+        return largest(lambda: loss(image, text, *rest, gather=gather, tile=8))
+
+    assert max(together(2, half)) <= 32 * 40

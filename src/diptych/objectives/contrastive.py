@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from diptych.batch import Gather
 from diptych.objectives import tiled
+from diptych.objectives.tiled import ALONE
 
 Targets = Tensor | tuple[Tensor, Tensor] | None
 """Which pairs belong together.
@@ -27,8 +28,6 @@ Targets = Tensor | tuple[Tensor, Tensor] | None
 - float (B, C): row r says how much the image and the text of pair r are to match each of the C pairs.
 - two such matrices, image -> text and text -> image, where the directions differ.
 """
-
-ALONE = Gather()
 
 
 def info_nce(
@@ -55,15 +54,14 @@ def info_nce(
     with precise(image):
         image, text = exact(image), exact(text)
         scale = torch.as_tensor(scale, dtype=image.dtype, device=image.device)
-        all_image, all_text = gather(image), gather(text)
         if isinstance(targets, Tensor) and targets.ndim == 1:
             targets = gather(targets)
-        offset = gather.rank * len(image)
         if tile:
-            return _tiled_info_nce((image, all_text), (text, all_image), scale, targets, offset, tile)
+            return _tiled_info_nce(image, text, scale, gather, targets, tile)
+        all_image, all_text = gather(image), gather(text)
         image_to_text = scale * image @ all_text.T  # (B, C)
         text_to_image = image_to_text.T if gather.world == 1 else scale * text @ all_image.T
-        return info_nce_from_logits(image_to_text, text_to_image, targets, offset)
+        return info_nce_from_logits(image_to_text, text_to_image, targets, gather.rank * len(image))
 
 
 def info_nce_from_logits(
@@ -133,12 +131,11 @@ def sigmoid_loss(
     with precise(image):
         image, text = exact(image), exact(text)
         scale, bias = (torch.as_tensor(x, dtype=image.dtype, device=image.device) for x in (scale, bias))
-        all_text, offset = gather(text), gather.rank * len(image)
-        matched = scale * (image * all_text[offset : offset + len(image)]).sum(1) + bias  # (B,)
+        matched = scale * (image * text).sum(1) + bias  # (B,)
         if tile:
-            total = tiled.softplus_sum(image, all_text, scale, bias, tile)
+            total = tiled.softplus_sum(image, text, scale, bias, tile, gather)
         else:
-            total = F.softplus(scale * image @ all_text.T + bias).sum()
+            total = F.softplus(scale * image @ gather(text).T + bias).sum()
         return (total - matched.sum()) / len(image)  # -log sigmoid(x) = softplus(x) - x, for the matched pairs
 
 
@@ -154,37 +151,27 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _tiled_info_nce(
-    forth: tuple[Tensor, Tensor],
-    back: tuple[Tensor, Tensor],
-    scale: Tensor,
-    targets: Targets,
-    offset: int,
-    tile: int,
-) -> Tensor:
-    """InfoNCE from (own images, all texts) and (own texts, all images), as log-sum-exp minus the targets' logits.
+def _tiled_info_nce(image: Tensor, text: Tensor, scale: Tensor, gather: Gather, targets: Targets, tile: int) -> Tensor:
+    """InfoNCE of own images and own texts, as log-sum-exp minus the targets' logits.
 
-    sum_c q_c (lse - s_c) = lse sum_c q_c - scale * own . (sum_c q_c other_c): the second part needs no logits.
+    sum_c q_c (lse - s_c) = lse sum_c q_c - scale * own . (sum_c q_c other_c): the second part needs no logits, and
+    features of other processes only where they are wanted.
     """
-    image, all_text = forth
-    text, all_image = back
-    if all_text is text and all_image is image:  # one process: the matrices are transposes, one sweep serves both
-        image_lse, text_lse = tiled.log_sum_exp(image, all_text, scale, tile)
-        assert text_lse is not None
-    else:
-        image_lse, _ = tiled.log_sum_exp(image, all_text, scale, tile, columns=False)
-        text_lse, _ = tiled.log_sum_exp(text, all_image, scale, tile, columns=False)
+    image_lse, text_lse = tiled.log_sum_exp(image, text, scale, tile, gather)
     loss = image.new_zeros(())
-    for side, (own, others, lse) in enumerate(((image, all_text, image_lse), (text, all_image, text_lse))):
-        wanted, total = _wanted(targets, others, offset, len(own), side)
-        loss = loss + (total * lse - scale * (own * wanted).sum(1)).mean() / 2
+    for side, (own, other, lse) in enumerate(((image, text, image_lse), (text, image, text_lse))):
+        wanted: tuple[Tensor, Tensor | float] = (other, 1.0)
+        if targets is not None:
+            wanted = _wanted(targets, gather(other), gather.rank * len(own), len(own), side)
+        match, total = wanted
+        loss = loss + (total * lse - scale * (own * match).sum(1)).mean() / 2
     return loss
 
 
-def _wanted(targets: Targets, others: Tensor, offset: int, rows: int, side: int) -> tuple[Tensor, Tensor | float]:
+def _wanted(
+    targets: Tensor | tuple[Tensor, Tensor], others: Tensor, offset: int, rows: int, side: int
+) -> tuple[Tensor, Tensor | float]:
     """For each row the sum of `others` weighted by its targets, (B, D), and the sum of its targets."""
-    if targets is None:
-        return others[offset : offset + rows], 1.0
     if isinstance(targets, Tensor) and targets.ndim == 1:
         _check_ids(targets, len(others))
         groups, group = targets.unique(return_inverse=True)

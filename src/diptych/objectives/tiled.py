@@ -20,41 +20,45 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from diptych.batch import Gather
 from diptych.compiling import never_compiled
+
+ALONE = Gather()
 
 
 @never_compiled  # the loop over tiles would be unrolled into one huge graph
-def log_sum_exp(
-    query: Tensor, key: Tensor, scale: Tensor, tile: int, columns: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """Log-sum-exp of every row and, in the same sweep, of every column of `scale * query @ key.T`.
+def log_sum_exp(query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Gather = ALONE) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of the rows and, in the same sweep, of the columns of `scale * query @ key.T`.
+
+    With several processes queries and keys are those of all, of which each computes the rows of its own queries: the
+    others' keys come by one tile at a time, and their gradients leave so. All must compute gradients, or none.
 
     Args:
-        query: (B, D).
-        key: (C, D).
+        query: (B, D), of this process.
+        key: (B', D), of this process.
         scale: scalar tensor.
         tile: rows and columns of a tile.
-        columns: False skips the columns.
+        gather: of the processes; each has equally many rows.
 
     Returns:
-        (B,) over the keys of each query, and (C,) over the queries of each key, or None.
+        (B,) over all keys for each query of this process, and (B',) over all queries for each key of this process.
     """
-    rows, cols = _LogSumExp.apply(query, key, scale, tile, columns)
-    return rows, cols if columns else None
+    return cast(tuple[Tensor, Tensor], _LogSumExp.apply(query, key, scale, tile, gather))
 
 
 @never_compiled
-def softplus_sum(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: int) -> Tensor:
-    """The sum of `softplus(scale * query @ key.T + bias)` over all pairs, a scalar.
+def softplus_sum(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: int, gather: Gather = ALONE) -> Tensor:
+    """The sum of `softplus(scale * query @ key.T + bias)` over the queries of this process and all keys, a scalar.
 
     Args:
-        query: (B, D).
-        key: (C, D).
+        query: (B, D), of this process.
+        key: (B', D), of this process.
         scale: scalar tensor.
         bias: scalar tensor.
         tile: rows and columns of a tile.
+        gather: of the processes, as in `log_sum_exp`.
     """
-    return cast(Tensor, _SoftplusSum.apply(query, key, scale, bias, tile))
+    return cast(Tensor, _SoftplusSum.apply(query, key, scale, bias, tile, gather))
 
 
 @never_compiled
@@ -101,45 +105,47 @@ def _slices(length: int, tile: int) -> Iterator[slice]:
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, scale: Tensor, tile: int, columns: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Gather
+    ) -> tuple[Tensor, Tensor]:
         rows = query.new_full((len(query),), -torch.inf)
-        cols = query.new_full((len(key),), -torch.inf)
-        for i in _slices(len(query), tile):
-            scaled = query[i] * scale
-            for j in _slices(len(key), tile):
-                logits = scaled @ key[j].T
+        cols = query.new_full((gather.world, len(key)), -torch.inf)  # over the queries of this process
+        for owner, j, keys in _keys(key, tile, gather):
+            scaled = keys * scale
+            for i in _slices(len(query), tile):
+                logits = query[i] @ scaled.T
                 rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
-                if columns:
-                    cols[j] = torch.logaddexp(cols[j], logits.logsumexp(0))
+                cols[owner, j] = torch.logaddexp(cols[owner, j], logits.logsumexp(0))
+        if gather.world > 1:
+            cols = torch.stack([gather.shown(cols, rank) for rank in range(gather.world)]).logsumexp(0)
         ctx.save_for_backward(query, key, scale, rows, cols)
-        ctx.tile, ctx.columns = tile, columns
-        return rows, cols
+        ctx.tile, ctx.gather = tile, gather
+        return rows, cols[gather.rank].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, row_grad: Tensor, col_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, scale, rows, cols = ctx.saved_tensors
+        col_grads = [ctx.gather.shown(col_grad, rank) for rank in range(ctx.gather.world)]
 
-        def slope(logits: Tensor, i: slice, j: slice) -> Tensor:
+        def slope(logits: Tensor, i: slice, owner: int, j: slice) -> Tensor:
             slopes = (logits - rows[i, None]).exp_().mul_(row_grad[i, None])
-            if ctx.columns:
-                slopes += logits.sub_(cols[j]).exp_().mul_(col_grad[j])
+            slopes += logits.sub_(cols[owner, j]).exp_().mul_(col_grads[owner][j])
             return slopes
 
-        gradients = _pull_back(ctx, query, key, scale, slope)
-        return (*gradients, None, None)
+        return (*_pull_back(ctx, query, key, scale, slope), None, None)
 
 
 class _SoftplusSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, scale: Tensor, bias: Tensor, tile: int, gather: Gather) -> Tensor:
         total = query.new_zeros(())
-        for i in _slices(len(query), tile):
-            scaled = query[i] * scale
-            for j in _slices(len(key), tile):
-                total += F.softplus((scaled @ key[j].T).add_(bias)).sum()
+        for _, _, keys in _keys(key, tile, gather):
+            scaled = keys * scale
+            for i in _slices(len(query), tile):
+                total += F.softplus((query[i] @ scaled.T).add_(bias)).sum()
         ctx.save_for_backward(query, key, scale, bias)
-        ctx.tile = tile
+        ctx.tile, ctx.gather = tile, gather
         return total
 
     @staticmethod
@@ -148,25 +154,36 @@ class _SoftplusSum(torch.autograd.Function):
         query, key, scale, bias = ctx.saved_tensors
         bias_grad = torch.zeros_like(bias)
 
-        def slope(logits: Tensor, i: slice, j: slice) -> Tensor:
+        def slope(logits: Tensor, i: slice, owner: int, j: slice) -> Tensor:
             slopes = logits.add_(bias).sigmoid_().mul_(grad)
             bias_grad.add_(slopes.sum())
             return slopes
 
-        gradients = _pull_back(ctx, query, key, scale, slope)
-        return (*gradients, bias_grad, None)
+        return (*_pull_back(ctx, query, key, scale, slope), bias_grad, None, None)
+
+
+def _keys(key: Tensor, tile: int, gather: Gather) -> Iterator[tuple[int, slice, Tensor]]:
+    """The keys of all processes, a tile at a time: whose they are, which of theirs, and the rows."""
+    for owner in range(gather.world):
+        for j in _slices(len(key), tile):
+            yield owner, j, gather.shown(key[j], owner)
 
 
 def _pull_back(ctx: Any, query: Tensor, key: Tensor, scale: Tensor, slope: Any) -> tuple[Tensor | None, ...]:
-    """Gradients of query, key and scale; `slope(logits, i, j)` turns a tile of logits into its gradient, in place."""
+    """Gradients of query, key and scale; `slope(logits, i, owner, j)` turns a tile of logits into its gradient."""
     query_grad, key_grad = torch.zeros_like(query), torch.zeros_like(key) if ctx.needs_input_grad[1] else None
-    for i in _slices(len(query), ctx.tile):
-        scaled = query[i] * scale
-        for j in _slices(len(key), ctx.tile):
-            slopes = slope(scaled @ key[j].T, i, j)
-            query_grad[i].addmm_(slopes, key[j])
-            if key_grad is not None:
-                key_grad[j].addmm_(slopes.T, scaled)
+    for owner, j, keys in _keys(key, ctx.tile, ctx.gather):
+        scaled = keys * scale
+        into = torch.zeros_like(keys) if key_grad is not None else None
+        for i in _slices(len(query), ctx.tile):
+            slopes = slope(query[i] @ scaled.T, i, owner, j)
+            query_grad[i].addmm_(slopes, keys)
+            if into is not None:
+                into.addmm_(slopes.T, query[i])
+        if key_grad is not None:
+            summed = ctx.gather.handed(into, owner)
+            if owner == ctx.gather.rank:
+                key_grad[j] = summed * scale
     scale_grad = (query * query_grad).sum()  # the scale multiplies query . key, of which query_grad is the other half
     return query_grad.mul_(scale), key_grad, scale_grad
 

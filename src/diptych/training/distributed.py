@@ -135,6 +135,17 @@ class DistributedGather(Gather):
         gathered: Tensor = _AllGather.apply(x)  # type: ignore[no-untyped-call]
         return gathered
 
+    def shown(self, x: Tensor, rank: int) -> Tensor:
+        """What process `rank` has as `x`, in all processes."""
+        found = x.contiguous() if rank == self.rank else torch.empty_like(x, memory_format=torch.contiguous_format)
+        dist.broadcast(found, rank)
+        return found
+
+    def handed(self, x: Tensor, rank: int) -> Tensor:
+        """The sum of `x` over all processes, in process `rank`; `x` is overwritten."""
+        dist.reduce(x, rank)
+        return x
+
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
@@ -148,7 +159,8 @@ class _AllGather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         mine = grad.new_empty(grad.shape[0] // dist.get_world_size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(mine, grad.contiguous())
+        # torch 2.13 has it by a new name, and warns of the old one
+        getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)(mine, grad.contiguous())
         return mine
 
 
