@@ -18,10 +18,14 @@ from diptych.training import checkpoint
 
 
 @pytest.fixture(scope="module")
-def honest():
-    """A small CLIP with fresh weights."""
+def honest(tmp_path_factory):
+    """A small CLIP with fresh weights; it is loaded once, so that children need not import what that takes."""
     torch.manual_seed(0)
-    return methods.build("clip", tiny("clip"))
+    method = methods.build("clip", tiny("clip"))
+    folder = tmp_path_factory.mktemp("honest")
+    method.save_pretrained(folder)
+    diptych.load(folder)
+    return method
 
 
 @pytest.fixture

@@ -202,10 +202,10 @@ def parquet(source, **columns):
 
 
 def test_a_small_table_does_not_fill_the_memory(tmp_path, source):
-    large = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), pa.array(["x" * (30 << 20)]))
-    table = parquet(source, caption=large)  # 15 GB in 1.4 MB
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * (10 << 20)]))
+    table = parquet(source, caption=large)  # 1 GB in half a MB
     assert table.stat().st_size < 2_000_000
-    assert "more than 1,048,576 characters" in pack(tmp_path, table, memory=600, seconds=60).sentence
+    assert "more than 1,048,576 characters" in pack(tmp_path, table, memory=400, seconds=60).sentence
 
 
 def test_values_that_python_does_not_have_break_their_rows_only(tmp_path, source):
