@@ -37,26 +37,30 @@ class Options:
 
 
 def cases(options: Options) -> list[Case]:
-    """Ranks of the right answers in both directions, and the ten nearest captions of each picture."""
-    few = replace(options, items=max(2, options.items // 10))  # to sort as many as are counted would take an hour
+    """Ranks of the right answers in both directions, and the ten nearest captions of each picture.
+
+    The usual ways are measured on fewer items, as they take many minutes.
+    """
+    fewer, few = (replace(options, items=max(16, options.items // part)) for part in (5, 10))
     return [
-        _case("Retrieval", options, {"tiles": "counted in tiles", "chunks": "counted in chunks"}, share=0.7),
+        _case("Retrieval", options, {"tiles": "counted in tiles"}, share=0.7),
+        _case("Retrieval", fewer, {"tiles": "counted in tiles", "chunks": "counted in chunks"}),
         _case("Retrieval", few, {"tiles": "counted in tiles", "sorted chunks": "sorted in chunks"}),
-        _case("Ten nearest", options, {"tiles": "nearest in tiles", "chunks": "nearest in chunks"}),
+        _case("Ten nearest", fewer, {"tiles": "nearest in tiles", "chunks": "nearest in chunks"}),
     ]
 
 
 def _case(what: str, options: Options, forms: Mapping[str, str], share: float = 0.0) -> Case:
     """Ours and the usual way; `share` is that of the rate of matrix products which is aimed at."""
     product = 2 * options.items**2 * options.width
-    ours, usual = forms
+    ours, *usual = forms
     return Case(
         title=f"{what}, {options.items:,} x {options.items:,} x {options.width}",
         forms={name: Form(partial(make, options, form)) for name, form in forms.items()},
         aims=(
             *([Aim("share", ours, at_least=share)] if share else []),
             Aim("memory", ours, at_most=MEMORY),
-            Aim("time", ours, usual, at_most=1.0),
+            *(Aim("time", ours, other, at_most=1.0) for other in usual),
         ),
         unit="pictures",
         units=options.items,
