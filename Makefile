@@ -1,6 +1,7 @@
 # `make demo` and `make test` do everything, from a fresh clone on.
 PYTHON ?= python3
 RUN := $(PYTHON) tools/bootstrap.py
+BESIDE := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-all test-triton lint docs clean
 setup:       ## only prepare the environment in .venv
@@ -8,9 +9,9 @@ setup:       ## only prepare the environment in .venv
 demo:        ## train CLIP and FILIP on the starter set and write runs/demo/index.html
 	@$(RUN) diptych demo
 test:        ## the quick tests: under ten minutes on two cores
-	@$(RUN) python -m pytest -m "not slow and not gpu"
+	@$(RUN) python -m pytest $(BESIDE) -m "not slow and not gpu"
 test-all:    ## every test
-	@$(RUN) python -m pytest
+	@$(RUN) python -m pytest $(BESIDE)
 lint:        ## format and fix what can be fixed
 	@$(RUN) ruff format src tests tools benchmarks
 	@$(RUN) ruff check --fix src tests tools benchmarks

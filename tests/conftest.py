@@ -5,11 +5,15 @@
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from diptych.app import status
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that compute beside each other take a core each, or all are slow
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from diptych.app import status  # imports torch, which reads that variable
 
 pytest_plugins = ["pytester"]
 
