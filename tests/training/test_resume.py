@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from toy import Config, Toy, ToyData, recipe, same
 
 from diptych.recipe import Recipe
 from diptych.results import Row
-from diptych.training import DifferentRun, Finished, checkpoint, train
+from diptych.training import DifferentRun, Finished, checkpoint, interrupt, train
 
 ALL = {"ema": 0.9, "accumulate": 2, "evaluations": 4}
 CASES = {
@@ -204,6 +205,18 @@ def _interrupted_twice(tmp_path) -> None:
         run(method, tmp_path, recipe())
     assert not (tmp_path / "checkpoints").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_wish_from_another_process_saves_and_stops_outside_the_main_thread(tmp_path, monkeypatch) -> None:
+    """Where Python hands out no signals, as in the processes of Ray."""
+    asked, method, done = threading.Event(), Toy(), []
+    monkeypatch.setattr(interrupt, "asked", asked)
+    method.after_step = lambda step: asked.set() if step.index == 4 else None
+    thread = threading.Thread(target=lambda: done.append(run(method, tmp_path, recipe())))
+    thread.start()
+    thread.join()
+    assert (done[0].steps, done[0].complete) == (5, False)
+    assert json.loads((tmp_path / "checkpoints/last/state.json").read_text())["step"] == 5
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path) -> None:

@@ -39,6 +39,7 @@ class Job:
     recipe: Recipe
     out: Path = Path()
     device: str = "auto"
+    logs: tuple[str, ...] = ("tensorboard",)
 
 
 def placed(job: Job, store: Path, label: str) -> Job:
@@ -77,9 +78,9 @@ def run_all(jobs: Sequence[Job], at_a_time: int = 1) -> list[runs.Run]:
     return [runs.read(job.out) for job in jobs]
 
 
-def train(job: Job) -> None:
+def train(job: Job) -> runs.Run:
     """Does one job in this process."""
-    api.train(
+    return api.train(
         job.method,
         job.data,
         job.out,
@@ -87,7 +88,7 @@ def train(job: Job) -> None:
         recipe=job.recipe,
         val=job.val,
         tasks=job.tasks,
-        where=api.Where(device=job.device),
+        where=api.Where(device=job.device, logs=job.logs),
     )
 
 
@@ -162,7 +163,7 @@ def _feed(worker: subprocess.Popen[str], waiting: queue.SimpleQueue[Job], failur
         except queue.Empty:
             return
         try:
-            worker.stdin.write(json.dumps(_told(job)) + "\n")
+            worker.stdin.write(json.dumps(as_json(job)) + "\n")
             worker.stdin.flush()
         except (ValueError, OSError):  # closed: we are interrupted
             return
@@ -211,16 +212,17 @@ def _interruptible() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- the worker
 
 
-def _told(job: Job) -> dict[str, Any]:
-    """A job as JSON: `asdict` of it, with plain values."""
+def as_json(job: Job) -> dict[str, Any]:
+    """A job as plain values that can be sent to another process."""
     plain = {**vars(job), "config": to_dict(job.config), "recipe": asdict(job.recipe), "out": str(job.out)}
     return dict(json.loads(json.dumps(plain)))
 
 
-def _job(told: dict[str, Any]) -> Job:
+def from_json(told: dict[str, Any]) -> Job:
+    """The inverse of `as_json`."""
     from diptych import methods
 
-    lists = {name: tuple(told[name]) for name in ("data", "val", "tasks")}
+    lists = {name: tuple(told[name]) for name in ("data", "val", "tasks", "logs")}
     config: Any = from_dict(methods.config_class(told["method"]), told["config"])
     recipe = from_dict(Recipe, told["recipe"])
     return Job(**{**told, **lists, "config": config, "recipe": recipe, "out": Path(told["out"])})
@@ -249,7 +251,7 @@ def _work() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while (line := incoming.get()) is not None:
         busy.set()
-        error = _done(_job(json.loads(line)))
+        error = _done(from_json(json.loads(line)))
         busy.clear()
         print(json.dumps({"error": error}), file=answers, flush=True)
 

@@ -75,11 +75,11 @@ def _run(command: str, args: list[str]) -> int:
     except Exception as error:
         if os.environ.get("DIPTYCH_DEBUG") == "1":
             raise
-        print(f"diptych: {_sentence(error)}", file=sys.stderr)
+        print(f"diptych: {sentence(error)}", file=sys.stderr)
         return FAILED
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """What went wrong on one line; an error that nobody foresaw also names its type and how to see more."""
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
     if isinstance(error, MemoryError) and not str(error):

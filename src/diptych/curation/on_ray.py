@@ -6,21 +6,16 @@ block, so that neither the number of workers nor the order in which they finish 
 
 from __future__ import annotations
 
-import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from diptych import cluster
 from diptych.curation.blocks import Block
 from diptych.curation.measure import Look, Spread, measure
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_OBJECTS = 256 << 20  # bytes of Ray's object store on one machine: a block that was measured has about a megabyte
 
 
 def on_ray(workers: int, *, address: str = "", gpus: float = 0.0) -> Spread:
@@ -35,13 +30,10 @@ def on_ray(workers: int, *, address: str = "", gpus: float = 0.0) -> Spread:
     Raises:
         ModuleNotFoundError: Ray is not installed.
     """
-    if find_spec("ray") is None:
-        raise ModuleNotFoundError(
-            "several workers need Ray: pip install 'diptych[ray]', or measure in this process with --workers 0."
-        )
+    cluster.demand("measure in this process with --workers 0")
 
     def spread(look: Look, blocks: Sequence[Block]) -> Iterator[tuple[Block, pa.Table]]:
-        with _connected(workers, address):
+        with cluster.connected(workers, address):
             yield from _measured(look, blocks, min(workers, len(blocks)), gpus, {} if address else {"max_restarts": 0})
 
     return spread
@@ -97,27 +89,3 @@ class _Worker:
                 writer.write_table(table)
             tables.append(sink.getvalue().to_pybytes())
         return {"block": numbers, "table": tables}
-
-
-@contextmanager
-def _connected(workers: int, address: str) -> Iterator[None]:
-    """A connection to Ray that says nothing; one that was there before stays."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
-    import ray.data
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    own = {} if address else {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECTS}
-    try:
-        ray.init(address=address or "local", **own, **quiet)
-    except Exception as error:  # Ray raises bare exceptions where a process does not start in half a minute
-        remedy = "check the address" if address else "try again when the machine is less busy, or use --workers 0"
-        raise OSError(f"Ray did not start ({str(error).splitlines()[0]}): {remedy}.") from None
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -8,17 +8,25 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+asked = threading.Event()
+"""set where another process got the signal for this one"""
+
 
 class Interrupt:
-    """Within the context the first signal only sets `requested`; the second raises KeyboardInterrupt.
+    """Within the context the first signal only makes `requested` true; the second raises KeyboardInterrupt.
 
-    `said` is called at the first one. Outside the main thread, where Python hands out no signals, it does nothing.
+    `said` is called at the first one. Outside the main thread, where Python hands out no signals, only `asked` counts.
     """
 
     def __init__(self, said: Callable[[str], None]) -> None:
-        self.requested = False
+        self._received = False
         self._said = said
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to be saved and to stop."""
+        return self._received or asked.is_set()
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -33,7 +41,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._received:
             raise KeyboardInterrupt
-        self.requested = True
+        self._received = True
         self._said("finishing this step, then saving; once more stops at once and loses what was not saved")

@@ -6,15 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from diptych import methods
 from diptych.app import options
 from diptych.app.contestants import preset_of
 from diptych.recipe import Preset, Recipe
-
-if TYPE_CHECKING:
-    from diptych.app.api import Where
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,12 @@ class Options:
     """auto, cpu, cuda or cuda:N"""
     writers: tuple[str, ...] = ("tensorboard",)  # not `logs`: torchrun takes --logs for an option of its own
     """where figures go besides log.jsonl: tensorboard, wandb, trackio, none"""
+    launcher: Literal["here", "ray"] = "here"
+    """here: in this process, one of several if torchrun started it; ray: in processes that Ray Train starts"""
+    processes: int = 0
+    """processes that Ray starts; default: one for each GPU, or 2 where there are none"""
+    address: str = ""
+    """address of a Ray cluster (auto, ray://HOST:10001); default: Ray on this machine"""
     json: bool = False
     """print the results as JSON"""
 
@@ -75,20 +78,24 @@ def options_of(method: str, preset: Preset, run: type[Any] = Options) -> type[An
 
 
 def _train(name: str, chosen: Any) -> int:
-    from diptych.app import api, terminal
+    from diptych.app import api, jobs, launch, terminal
     from diptych.results import to_json
 
-    where: Where = api.Where(device=chosen.run.device, logs=chosen.run.writers)
-    run = api.train(
+    asked = chosen.run
+    if asked.launcher == "here" and (asked.processes or asked.address):
+        raise ValueError("--processes and --address are for Ray: add --launcher ray, or use torchrun.")
+    job = jobs.Job(
         name,
-        chosen.run.data,
-        chosen.run.out,
-        config=chosen.method,
-        recipe=chosen.recipe,
-        val=chosen.run.val,
-        tasks=chosen.run.task,
-        where=where,
+        asked.data,
+        asked.val,
+        asked.task,
+        chosen.method,
+        chosen.recipe,
+        asked.out,
+        asked.device,
+        asked.writers,
     )
+    run = launch.by_ray(job, asked.processes, asked.address) if asked.launcher == "ray" else jobs.train(job)
     if not api.is_main():
         return 0
     if chosen.run.json:
