@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from diptych.objectives.contrastive import info_nce, info_nce_from_logits, positives, sigmoid_loss
-from diptych.objectives.tiled import log_sum_exp, softplus_sum
+from diptych.objectives.tiled import log_sum_exp, softplus_sum, weighted_sum
 
 B, D = 13, 7
 SCALE = torch.tensor(9.0)
@@ -126,14 +126,15 @@ def test_targets_that_do_not_fit_are_refused_in_one_sentence(tile: int) -> None:
 
 
 @pytest.mark.parametrize("tile", [1, 4, 5, 13, 64])
-@pytest.mark.parametrize("targets", [None, "ids", "soft", "two soft"])
+@pytest.mark.parametrize("targets", [None, "ids", "soft", "two soft", "fixed soft", "two fixed soft"])
 def test_tiled_info_nce_equals_plain_in_value_and_gradient(tile: int, targets: str | None) -> None:
     image, text = unit(B, D, seed=1), unit(B, D, seed=2)
     more = {"soft": [soft(B, B)], "two soft": [soft(B, B), soft(B, B, 6)]}.get(targets or "", [])
 
     def loss(tile: int) -> Any:
         def of(image: Tensor, text: Tensor, scale: Tensor, *given: Tensor) -> Tensor:
-            wanted: Any = {1: given[:1], 2: (given,)}.get(len(given), (IDS if targets == "ids" else None,))[0]
+            fixed = {"ids": IDS, "fixed soft": soft(B, B), "two fixed soft": (soft(B, B), soft(B, B, 6))}
+            wanted: Any = {1: given[:1], 2: (given,)}.get(len(given), (fixed.get(targets or ""),))[0]
             return info_nce(image, text, scale, targets=wanted, tile=tile)
 
         return of
@@ -157,6 +158,9 @@ def test_tiled_sums_pass_gradcheck_in_float64() -> None:
     scale, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (4.0, -1.0))
     assert torch.autograd.gradcheck(lambda *x: log_sum_exp(*x, tile=3), (query, key, scale))
     assert torch.autograd.gradcheck(lambda *x: softplus_sum(*x, tile=3), (query, key, scale, bias))
+    weight, transposed = soft(len(query), len(key)), soft(len(key), len(query), seed=6)
+    assert torch.autograd.gradcheck(lambda *x: weighted_sum(*x, weight, transposed), (query, key))
+    assert_close(weighted_sum(query, key, weight, transposed), ((weight + transposed.T) * (query @ key.T)).sum())
 
 
 @pytest.mark.parametrize("tile", [0, 4])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -158,6 +159,10 @@ def _tiled_info_nce(image: Tensor, text: Tensor, scale: Tensor, gather: Gather, 
     features of other processes only where they are wanted.
     """
     image_lse, text_lse = tiled.log_sum_exp(image, text, scale, tile, gather)
+    if gather.world == 1 and _are_fixed_matrices(targets):
+        forth, back = _matrices(targets, torch.Size((len(image), len(image))), 0)
+        matched = scale * tiled.weighted_sum(image, text, forth, back) / len(image)
+        return ((forth.sum(1) * image_lse).mean() + (back.sum(1) * text_lse).mean() - matched) / 2
     loss = image.new_zeros(())
     for side, (own, other, lse) in enumerate(((image, text, image_lse), (text, image, text_lse))):
         wanted: tuple[Tensor, Tensor | float] = (other, 1.0)
@@ -166,6 +171,12 @@ def _tiled_info_nce(image: Tensor, text: Tensor, scale: Tensor, gather: Gather, 
         match, total = wanted
         loss = loss + (total * lse - scale * (own * match).sum(1)).mean() / 2
     return loss
+
+
+def _are_fixed_matrices(targets: Targets) -> TypeGuard[Tensor | tuple[Tensor, Tensor]]:
+    """Whether these are soft targets through which no gradient flows."""
+    matrices = (targets,) if isinstance(targets, Tensor) else targets or ()
+    return bool(matrices) and all(one.ndim == 2 and not one.requires_grad for one in matrices)
 
 
 def _wanted(

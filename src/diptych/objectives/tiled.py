@@ -24,6 +24,7 @@ from diptych.batch import Gather
 from diptych.compiling import never_compiled
 
 ALONE = Gather()
+_ROWS = 256  # of targets that are added up at a time
 
 
 @never_compiled  # the loop over tiles would be unrolled into one huge graph
@@ -44,6 +45,19 @@ def log_sum_exp(query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Ga
         (B,) over all keys for each query of this process, and (B',) over all queries for each key of this process.
     """
     return cast(tuple[Tensor, Tensor], _LogSumExp.apply(query, key, scale, tile, gather))
+
+
+@never_compiled
+def weighted_sum(query: Tensor, key: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
+    """The sum of `(weight + transposed.T) * (query @ key.T)` over all pairs, a scalar, with one product each way.
+
+    Args:
+        query: (B, D).
+        key: (B, D).
+        weight: (B, B), gets no gradient.
+        transposed: (B, B), a row a key; gets no gradient.
+    """
+    return cast(Tensor, _WeightedSum.apply(query, key, weight, transposed))
 
 
 @never_compiled
@@ -134,6 +148,31 @@ class _LogSumExp(torch.autograd.Function):
             return slopes
 
         return (*_pull_back(ctx, query, key, scale, slope), None, None)
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
+        wanted = torch.empty_like(query)
+        for i, both in _both(weight, transposed, query.dtype):
+            torch.mm(both, key, out=wanted[i])
+        ctx.save_for_backward(query, wanted, weight, transposed)
+        return (query * wanted).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, wanted, weight, transposed = ctx.saved_tensors
+        key_grad = query.new_zeros(weight.shape[1], query.shape[1])
+        for i, both in _both(weight, transposed, query.dtype):
+            key_grad.addmm_(both.T, query[i])
+        return wanted * grad, key_grad.mul_(grad), None, None
+
+
+def _both(weight: Tensor, transposed: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows at a time of `weight + transposed.T`."""
+    for i in _slices(len(weight), _ROWS):
+        yield i, (weight[i] + transposed[:, i].T).to(dtype)
 
 
 class _SoftplusSum(torch.autograd.Function):
