@@ -107,8 +107,10 @@ class ImageEncoder(Encoder):
             )
         exact = torch.promote_types(self.mean.dtype, torch.float32)
         mean, std = self.mean.to(exact), self.std.to(exact)
-        gain = 1 / std if image.is_floating_point() else 1 / (255 * std)
-        return torch.addcmul(-mean / std, image.to(exact), gain).to(self.mean.dtype)  # (B, 3, H, W), in one pass
+        if image.is_floating_point():
+            return torch.addcmul(-mean / std, image.to(exact), 1 / std).to(self.mean.dtype)
+        pixels = image.to(exact)  # its memory is written over: new memory costs as much as the arithmetic
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std), out=pixels).to(self.mean.dtype)  # (B, 3, H, W)
 
     def forward(self, image: Tensor, edit: Edit | None = None) -> Features:
         """(B, 3, H, W) -> tokens (B, P, D), pooled (B, D), mask (B, P)."""

@@ -5,6 +5,9 @@ rebuilds from the winners, pair by pair of samples, the gradients of all cosines
 multiplies them with the tokens of the other side: dense products, which such devices do fastest, and no additions that
 race, so that results repeat.
 
+What the tests run is Triton's interpreter on a CPU (`make test-triton`): on a GPU the kernels were never run, and how
+fast they are is not known.
+
 Letters: the longer side has samples i of tokens m (nl of them), the shorter one samples j of tokens s (ns); d counts
 the width. Blocks are powers of two; what lies beyond the edge of a tensor is masked.
 """
