@@ -169,7 +169,7 @@ def _finite(value: Any) -> Any:
 
 # -- the plot ----------------------------------------------------------------------------------------------------------
 
-_ROW, _LABELS, _BAR, _FIGURES = 26, 520, 380, 210  # heights and widths of the plot
+_ROW, _LABELS, _BAR, _FIGURES = 26, 610, 380, 210  # heights and widths of the plot
 
 
 def plot(found: Sequence[Mapping[str, Any]]) -> str:
