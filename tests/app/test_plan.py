@@ -129,6 +129,18 @@ def test_time_elsewhere_is_operations_by_rate(shards, small):
     assert quicker.computing == pytest.approx(now.computing / 10)
 
 
+@pytest.mark.parametrize("looks", [False, True], ids=["needs no numbers", "looks at its numbers"])
+def test_a_large_method_without_numbers_is_planned_like_one_with_them(shards, small, monkeypatch, looks):
+    options = {"remember": 64, "freeze": (r"^image\.",), "crop": (1.0, 1.0)} if looks else {}
+    device, built, build = small(), [], plan._Asked.build
+    usual = planned(shards, device, **options).estimate
+    monkeypatch.setattr(plan, "_LARGE", 0)
+    monkeypatch.setattr(plan._Asked, "build", lambda asked, place: (built.append(place), build(asked, place))[1])
+    found = planned(shards, device, **options).estimate
+    assert (found.memory, found.flops_per_sample) == (usual.memory, usual.flops_per_sample)
+    assert ("cpu" in built) == looks
+
+
 def test_time_here_is_measured(shards):
     made = planned(shards, "cpu")
     assert made.device.here
