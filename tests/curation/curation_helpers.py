@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Features
@@ -18,17 +18,6 @@ from diptych.card import Card
 from diptych.curation.run import curate
 from diptych.data.dataset import ShardedData
 from diptych.data.shards import ShardWriter, write_dataset_json
-
-
-def drawing(seed: int, size: int = 96) -> Image.Image:
-    """A scene of discs on a coloured ground: no two alike."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (size, size), tuple(rng.integers(0, 256, 3).tolist()))
-    draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        x, y, r = [*rng.uniform(0, size, 2).tolist(), rng.uniform(size / 12, size / 4)]
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    return image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -4,8 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from curation_helpers import Colours, drawing, encoded, field, kept, sample, write
+from curation_helpers import Colours, encoded, field, kept, sample, write
 from PIL import Image
+from shard_helpers import drawing
 
 from diptych.curation.blocks import parts_of
 from diptych.curation.dedup import COPY, Dedup, DedupTask, Prints, fates

@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from curation_helpers import Colours, drawing, encoded, files, sample, write
+from curation_helpers import Colours, encoded, files, sample, write
+from shard_helpers import drawing
 
 from diptych.curation.blocks import parts_of
 from diptych.curation.dedup import Dedup, DedupTask, Prints

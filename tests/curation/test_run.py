@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from curation_helpers import contents, drawing, encoded, field, files, sample, write
+from curation_helpers import contents, encoded, field, files, sample, write
+from shard_helpers import drawing
 
 from diptych.curation.blocks import blocks_of, parts_of
 from diptych.curation.dedup import Dedup, DedupTask, Prints

@@ -7,7 +7,7 @@ import tarfile
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from diptych.data.shards import ShardWriter
 
@@ -100,3 +100,14 @@ def jpeg_header(width, height):
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(data)
+
+
+def drawing(seed: int, size: int = 96) -> Image.Image:
+    """A scene of discs on a coloured ground: no two seeds alike."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (size, size), tuple(rng.integers(0, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y, r = [*rng.uniform(0, size, 2).tolist(), rng.uniform(size / 12, size / 4)]
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return image

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from shard_helpers import drawing
 
 from diptych.data.duplicates import (
     Leak,
@@ -17,17 +18,6 @@ from diptych.data.duplicates import (
     phash,
     repeated_captions,
 )
-
-
-def drawing(seed: int, size: int = 96) -> Image.Image:
-    """A scene of discs on a coloured ground."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (size, size), tuple(rng.integers(0, 256, 3).tolist()))
-    draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        x, y, r = [*rng.uniform(0, size, 2).tolist(), rng.uniform(size / 12, size / 4)]
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    return image
 
 
 def again(image: Image.Image, scale: float = 0.7, quality: int = 70) -> Image.Image:
