@@ -37,6 +37,8 @@ class Field:
     remedy: str = "add it to the source and pack again (`diptych pack --help`)"
 
 
+_REGIONS = (".regions.npz",)
+_DETECT = "run a detector over the pictures (`diptych annotate --help`)"
 _FIELDS = (
     Field("image", "PIL.Image, RGB", "(B, 3, H, W)", "a picture", (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")),
     Field("images", "list of PIL.Image", "(B, K, 3, H, W)", "several pictures of one sample, in order", (".0.jpg",)),
@@ -57,14 +59,37 @@ _FIELDS = (
     ),
     Field("phrases", "list of str", "(B, R, T)", "a name or phrase for each box", ("phrases",)),
     Field("spans", "list of (start, end, box index)", "(B, R, 2)", "characters of `text` that name a box", ("spans",)),
-    Field("regions", "float array (R, D)", "(B, R, D)", "detector features of each box", (".regions.npz",)),
+    Field(
+        "expressions",
+        "list of (text, box index)",
+        "(B, K, T)",
+        "phrases, each of which means one box",
+        ("expressions",),
+    ),
+    Field("regions", "float array (R, D)", "(B, R, D)", "a detector's features", (".regions.npz",), _DETECT),
+    Field("region_boxes", "float array (R, 4)", "(B, R, 4)", "where the regions are, as boxes", _REGIONS, _DETECT),
+    Field("region_labels", "int array (R,)", "(B, R)", "the likeliest class of each region", _REGIONS, _DETECT),
+    Field("region_scores", "float array (R,)", "(B, R)", "how sure that class is", _REGIONS, _DETECT),
+    Field("region_attributes", "int array (R,)", "(B, R)", "the likeliest attribute; -1 is none", _REGIONS, _DETECT),
+    Field("region_attribute_scores", "float array (R,)", "(B, R)", "how sure that is", _REGIONS, _DETECT),
+    Field(
+        "region_classes",
+        "float array (R, C)",
+        "(B, R, C)",
+        "shares of all classes, background first",
+        _REGIONS,
+        _DETECT,
+    ),
     Field("masks", "bool array (R, H, W)", "(B, R, H, W)", "a segmentation mask a box", (".masks.npz",)),
     Field("attributes", "list of dict", "(B, R)", "attributes of each box, by name", ("attributes",)),
     Field("relations", "list of (subject, predicate, object)", "(B, K, 3)", "scene-graph triples", ("relations",)),
     Field("questions", "list of {question, answers, type}", "(B, K, T)", "questions with answers", ("questions",)),
     Field("conversation", "list of {role, text}", "(B, T)", "a dialogue about the sample", ("conversation",)),
+    Field("sides", "list of Sample", "(B, 2, ...)", "the pictures of a statement about two", (".0.jpg",)),
+    Field("group", "str", "-", "samples that are judged together have the same", ("group",)),
     Field("negatives", "list of str", "(B, K, T)", "captions that are almost right", ("negatives",)),
-    Field("video", "list of PIL.Image", "(B, F, 3, H, W)", "frames in order of time", (".mp4", ".webm", ".mkv")),
+    Field("moments", "list of (start, end, text)", "-", "what happens from when to when, in seconds", ("moments",)),
+    Field("video", "sequence of PIL.Image", "(B, F, 3, H, W)", "frames in order of time", (".mp4", ".webm", ".mkv")),
     Field("audio", "float array (S,)", "(B, S)", "mono sound", (".flac", ".wav", ".ogg", ".mp3")),
     Field("depth", "float array (H, W)", "(B, 1, H, W)", "distance of each pixel", (".depth.npz",)),
     Field("points", "float array (N, 3+)", "(B, N, 3+)", "a point cloud, xyz first", (".points.npz", ".ply")),
@@ -169,16 +194,23 @@ class Batch(_Record):
 class Features(NamedTuple):
     """What a tower makes of a batch: every token, one pooled vector, and which tokens count.
 
-    tokens: (B, T, D); pooled: (B, D); mask: (B, T) bool, True where a token is real (not padding, not a class token).
+    tokens: (B, T, D); pooled: (B, D); mask: (B, T) bool, True where a token is real (not padding, not a class token);
+    boxes: (B, T, 4), where each token is in the picture, for tokens that are regions.
     """
 
     tokens: Tensor
     pooled: Tensor
     mask: Tensor
+    boxes: Tensor | None = None
 
     def take(self, rows: Any) -> Features:
         """The features of some rows: a slice or an index tensor over B."""
-        return Features(*(value[rows] for value in self))
+        return self.each(lambda value: value[rows])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The same change in all of its tensors, such as moving them to a device."""
+        boxes = None if self.boxes is None else change(self.boxes)
+        return Features(change(self.tokens), change(self.pooled), change(self.mask), boxes)
 
 
 class Gather:

@@ -120,6 +120,95 @@ class ScoresPairs(Protocol):
 
 
 @runtime_checkable
+class EncodesPairs(Protocol):
+    """Turns both sides into what fusion starts from. An "image" may be a picture, its regions or a clip."""
+
+    def tokenize(self, texts: list[str]) -> Batch:
+        """As in `EmbedsTexts`."""
+        ...
+
+    def encode_image(self, batch: Batch) -> Features:
+        """What is seen -> tokens (B, P, D), pooled (B, D), mask (B, P), boxes (B, P, 4) where tokens are regions."""
+        ...
+
+    def encode_text(self, batch: Batch) -> Features:
+        """`text` and `text_mask` (B, T) -> tokens (B, T, D), pooled (B, D), mask (B, T)."""
+        ...
+
+
+@runtime_checkable
+class MatchesPairs(EncodesPairs, Protocol):
+    """Says whether an image and a text belong together, by fusing them."""
+
+    def match(self, image: Features, text: Features) -> Tensor:
+        """Encoded images and texts of B pairs -> (B,) log-odds, by which pairs are ranked."""
+        ...
+
+
+@runtime_checkable
+class AnswersQuestions(EncodesPairs, Protocol):
+    """Answers questions about an image, choosing from a list."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The A answers that it knows; none: it was not trained to answer."""
+        ...
+
+    def answer(self, image: Features, question: Features) -> Tensor:
+        """Encoded images and questions of B pairs -> (B, A) logits."""
+        ...
+
+
+@runtime_checkable
+class JudgesStatements(EncodesPairs, Protocol):
+    """Says whether a statement about two images is true."""
+
+    def judge(self, first: Features, second: Features, text: Features) -> Tensor:
+        """Encoded first and second images and statements -> (B,) log-odds that each is true."""
+        ...
+
+
+@runtime_checkable
+class Locates(EncodesPairs, Protocol):
+    """Says where what a text speaks of is, in boxes."""
+
+    def locate(self, image: Features, text: Features, about: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoded pairs, and which tokens of each text are asked for (B, T) bool.
+
+        Returns:
+            N boxes an image (B, N, 4), as x0, y0, x1, y1 in [0, 1], and how well each fits (B, N); -inf is none.
+        """
+        ...
+
+
+@runtime_checkable
+class AlignsWords(EncodesPairs, Protocol):
+    """Says which region each token of a text belongs to."""
+
+    def align(self, image: Features, text: Features) -> Tensor:
+        """Encoded pairs -> (B, T, P) weights; P tokens of the image with `boxes`."""
+        ...
+
+
+@runtime_checkable
+class ProbesTokens(EncodesPairs, Protocol):
+    """Gives the tokens of images after fusion, to be probed."""
+
+    def probe(self, image: Features, text: Features) -> Tensor:
+        """Encoded pairs -> fused tokens of the images (B, P, D), in rows of the picture."""
+        ...
+
+
+@runtime_checkable
+class Captions(EncodesPairs, Protocol):
+    """Says in words what is seen."""
+
+    def caption(self, image: Features) -> list[str]:
+        """Encoded images -> a caption for each."""
+        ...
+
+
+@runtime_checkable
 class Grounds(Protocol):
     """Says where in the picture a token of the text is."""
 

@@ -77,6 +77,10 @@ class Stage:
     freeze: tuple[str, ...] = ()
     lr: tuple[tuple[str, float], ...] = ()
     data: str | None = None
+    needs: tuple[str, ...] | None = None
+    """fields that it reads of each sample; None: those of the method's card"""
+    uses: tuple[str, ...] = ()
+    """fields that it reads too where the data have them"""
 
 
 @dataclass(frozen=True)

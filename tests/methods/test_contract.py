@@ -38,7 +38,7 @@ def outputs(method, batch: Batch) -> list[torch.Tensor]:
     with torch.no_grad():
         if isinstance(method, EmbedsImages) and isinstance(method, EmbedsTexts):
             image, text = method.embed_image(batch), method.embed_text(batch)
-            found += [*image, *text]
+            found += [value for value in (*image, *text) if value is not None]
             if isinstance(method, ScoresPairs):
                 found += method.similarity(image, text)
         found += list(method.loss(batch, Step()).values())

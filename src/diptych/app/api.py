@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diptych import methods, results, training
-from diptych.app import measure, model_card, report, runs, sources
+from diptych.app import fitting, measure, model_card, report, runs, sources
 from diptych.app.measure import Asked, Judged
-from diptych.batch import require
 from diptych.config import from_dict
 from diptych.models.pretrained import FILES, read_description
 from diptych.recipe import Recipe
@@ -94,7 +93,7 @@ def train(
     config = config if config is not None else methods.config_class(method)()
     specs = _specs(data)
     learn, sets = sources.open_sources(specs, "train"), measure.judged(_specs(val) or specs, "val")
-    require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
+    config = fitting.ready(method, config, learn, recipe)
     info = runs.describe(method, config, recipe, {"data": specs, "val": _specs(val)}, tuple(tasks))
     if is_main():
         info = runs.claim(out, info)

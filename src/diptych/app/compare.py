@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from diptych import methods, results
-from diptych.app import budgets, compare_page, jobs, judging, leaks, measure, runs, sources
+from diptych.app import budgets, compare_page, fitting, jobs, judging, leaks, measure, runs, sources
 from diptych.app.comparison import Comparison, Contestant, Cost, write
 from diptych.app.contestants import Side, sides
-from diptych.batch import require
 from diptych.config import to_dict
 
 PLAN = "plan.json"
@@ -136,8 +135,7 @@ def plan(contest: Contest, out: Path, how: How, *, time_it: bool = False) -> lis
     if contest.seeds < 1:
         raise ValueError(f"seeds is {contest.seeds}: at least one is needed, three make an interval worth having.")
     learn = sources.open_sources(contest.data, "train")
-    for side in read:
-        require(learn.has, methods.card(side.method).needs, who=side.label, source=f"{learn.name} ({learn.split})")
+    read = [replace(side, config=fitting.ready(side.method, side.config, learn, side.recipe)) for side in read]
     known = {label: told for label, told in _known(out / PLAN, contest).items() if told["expected"] or not time_it}
     entries = []
     for side in read:

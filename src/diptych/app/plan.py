@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diptych import methods
-from diptych.app import devices, sources
+from diptych.app import devices, fitting, sources
 from diptych.app.devices import Device
-from diptych.batch import require
 from diptych.encoders import EncoderError
 from diptych.recipe import Recipe
 from diptych.training import cost
@@ -131,8 +130,8 @@ def plan(
     """
     place = devices.find(device)
     learn = sources.open_sources(data, "train")
-    require(learn.has, methods.card(method).needs, who=method, source=f"{learn.name} ({learn.split})")
-    asked = _Asked(method, config or methods.config_class(method)(), settled(recipe or Recipe(), place))
+    recipe = settled(recipe or Recipe(), place)
+    asked = _Asked(method, fitting.ready(method, config or methods.config_class(method)(), learn, recipe), recipe)
     told(f"{method} as it is")
     model = asked.build("meta")
     stages = model.stages(asked.recipe)  # type: ignore[operator]

@@ -15,11 +15,10 @@ from statistics import mean
 from typing import Any, Literal
 
 from diptych import methods, results
-from diptych.app import api, jobs, runs, scale_page, sources
+from diptych.app import api, fitting, jobs, runs, scale_page, sources
 from diptych.app.comparison import plain
 from diptych.app.contestants import Side, side
 from diptych.app.laws import LOSS, Law, laws, rows, short
-from diptych.batch import require
 from diptych.config import nearest, to_dict
 from diptych.evaluation.tasks import TASKS
 
@@ -139,7 +138,7 @@ def _plan(study: Study, chosen: Side, out: Path, device: str) -> dict[float, lis
         if (task := name.partition("/")[0]) not in {*TASKS, LOSS[0]}:  # better now than after the training
             raise ValueError(nearest(task, [*TASKS, LOSS[0]], "task"))
     learn = sources.open_sources(study.data, "train")
-    require(learn.has, methods.card(chosen.method).needs, who=chosen.label, source=f"{learn.name} ({learn.split})")
+    chosen = replace(chosen, config=fitting.ready(chosen.method, chosen.config, learn, chosen.recipe))
     if study.over == "pictures":
         return {x: [_job(study, chosen, seed, out, device, int(x)) for seed in range(study.seeds)] for x in asked}
     flops = _flops(chosen, learn) if study.over == "compute" else 1.0

@@ -250,7 +250,7 @@ def joined(parts: Sequence[Features]) -> Features:
 
 def moved(features: Features, device: str) -> Features:
     """The same features on another device."""
-    return Features(*(part.to(device) for part in features))
+    return features.each(lambda part: part.to(device))
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:

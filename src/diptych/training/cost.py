@@ -168,7 +168,7 @@ def flops(method: nn.Module, batch: Batch, stage: Stage | None = None) -> float:
 
 def flops_growth(method: nn.Module, data: Dataset, stage: Stage) -> tuple[Growth, Growth]:
     """Operations of a forward and backward pass over the batch: of samples seen first, and of the same seen again."""
-    first, again = _batches(method, data)
+    first, again = _batches(method, stage, data)
     counts = counting.on_copy(method, stage, torch.device("cpu"), first, counting.flops, again)
     points = [(batch.size, value) for batch, value in zip((*first, *again), counts, strict=True)]
     return Growth.through(dict(points[: len(first)])), Growth.through(dict(points[len(first) :]))
@@ -196,7 +196,7 @@ def memory(
     states = STATES[recipe.optimizer] if recipe.optimizer != "sgd" or recipe.betas[0] else 0
     found = []
     for stage, values in zip(stages, trained, strict=True):
-        batches, _ = _batches(method, loop.data_of(stage, data), sizes)
+        batches, _ = _batches(method, stage, loop.data_of(stage, data), sizes)
         moments, kept = held_growth(method, batches, stage, chosen, place)
         found.append(
             Memory(
@@ -264,7 +264,9 @@ def timed(
 def reading(method: nn.Module, data: Dataset, samples: int = 64) -> float:
     """Seconds in which one process reads and prepares a sample."""
     with counting.undisturbed():
-        batches = _loader(method, _spread(data, samples), samples // 8).batches(0, samples)
+        stage = _stages(method, Recipe())[0]
+        source = _spread(loop.data_of(stage, data), samples)
+        batches = _loader(method, stage, source, samples // 8).batches(0, samples)
         next(batches)  # opens files
         start = time.perf_counter()
         count = sum(samples // 8 for _ in batches)
@@ -301,14 +303,16 @@ class _Probe:
         return found
 
 
-def _batches(method: nn.Module, data: Dataset, sizes: tuple[int, int, int] = SIZES) -> tuple[list[Batch], list[Batch]]:
+def _batches(
+    method: nn.Module, stage: Stage, data: Dataset, sizes: tuple[int, int, int] = SIZES
+) -> tuple[list[Batch], list[Batch]]:
     """Batches of some sizes, padded alike, and the same samples as another epoch shows them.
 
     The samples are different ones, up to a number that is quickly read.
     """
     count = min(sum(sizes), sum(SIZES))
     with counting.undisturbed():
-        looks = list(_loader(method, _spread(data, count), count).batches(0, 2 * count))
+        looks = list(_loader(method, stage, _spread(data, count), count).batches(0, 2 * count))
     bounds = list(itertools.pairwise((0, *itertools.accumulate(sizes))))
     first, again = ([_taken(look, torch.arange(*bound) % look.size) for bound in bounds] for look in looks)
     return first, again
@@ -323,8 +327,9 @@ def _taken(batch: Batch, rows: Tensor) -> Batch:
     return Batch(values, [batch.sample_keys[row] for row in rows.tolist()])
 
 
-def _loader(method: Any, data: Dataset, batch: int) -> Loader:
-    return Loader(data, method.views, method.card.needs, batch, 0, shuffle=False, max_broken=1.0)
+def _loader(method: Any, stage: Stage, data: Dataset, batch: int) -> Loader:
+    fields = loop.fields_of(method, stage, data)
+    return Loader(data, method.views, fields, batch, 0, shuffle=False, max_broken=1.0)
 
 
 def _spread(data: Dataset, count: int) -> Dataset:

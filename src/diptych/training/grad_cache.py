@@ -66,6 +66,8 @@ def joined(parts: Sequence[Any]) -> Any:
     Texts of a part may be shorter than those of another: zeros (False in a mask) fill them up.
     """
     first = parts[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
         return torch.cat([_padded(part, longest) for part in parts])

@@ -191,13 +191,11 @@ def _backward(run: Run, loss: nn.Module, batch: Batch, step: Step, update: Updat
 
 
 def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) -> Run:
-    card = method.card
-    require(data.has, card.needs, who=card.id, source=f"{data.name} ({data.split})")
     if recipe.batch % place.world:
         raise ValueError(f"batch={recipe.batch} cannot be shared out equally among {place.world} processes.")
     out.mkdir(parents=True, exist_ok=True)
     for stage in method.stages(recipe):
-        data_of(stage, data)
+        fields_of(method, stage, data_of(stage, data))
     identity = {"name": data.name, "split": data.split, "samples": len(data)}
     # what is shared out is a copy; the method then needs no room on the device
     method.to("cpu" if recipe.parallel == "fsdp" and place.world > 1 else place.device)
@@ -221,10 +219,11 @@ def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
 
 def _loader(run: Run, span: Span, data: Dataset) -> Loader:
     recipe, place = run.recipe, run.place
+    data = data_of(span.stage, data)
     return Loader(
-        data_of(span.stage, data),
+        data,
         run.method.views,
-        run.method.card.needs,
+        fields_of(run.method, span.stage, data),
         recipe.batch,
         recipe.seed,
         workers=recipe.workers,
@@ -247,6 +246,18 @@ def data_of(stage: Stage, data: Dataset) -> Dataset:
             f"stage {stage.name!r} trains on the part {stage.data!r} of a mixture, and {data.name} is none."
         )
     return data.part(stage.data)
+
+
+def fields_of(method: Any, stage: Stage, data: Dataset) -> tuple[str, ...]:
+    """The fields that a stage of a method reads of each sample.
+
+    Raises:
+        MissingField: the data lack one that it needs.
+    """
+    needs = method.card.needs if stage.needs is None else stage.needs
+    who = method.card.id if stage.needs is None else f"{method.card.id} in stage {stage.name!r}"
+    require(data.has, needs, who=who, source=f"{data.name} ({data.split})")
+    return *needs, *(name for name in stage.uses if name in data.has and name not in needs)
 
 
 def _evaluate(run: Run, judge: Judge, log: Log) -> bool:
