@@ -1,16 +1,21 @@
-"""Methods small enough to learn something in seconds."""
+"""Methods small enough to learn something in seconds, the data that they need, and their losses."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 
 from diptych import methods
-from diptych.batch import Batch, Step
+from diptych.app.fitting import fitted
+from diptych.batch import Batch, Step, Terms
 from diptych.data.dataset import Dataset
 from diptych.data.loader import collate
 from diptych.evaluation.tasks import evaluate
+from diptych.recipe import Recipe, Stage
 from diptych.results import Row
+from diptych.training.loop import fields_of
 from diptych.world.data import World
 from diptych.world.knobs import Knobs
 
@@ -24,28 +29,59 @@ SMALL = {
     "text_heads": 2,
     "embed": 16,
 }
+DRAWS = (
+    8  # a loss that draws tasks, masks or negatives is looked at in so many steps, each with random numbers of its own
+)
 
 
 def small(id: str, **options):
     """A small method, the same at every call; options that it does not have are left out."""
     config_class = methods.config_class(id)
     names = {field.name for field in fields(config_class)}
+    config = config_class(**{k: v for k, v in {**SMALL, **options}.items() if k in names})
     torch.manual_seed(0)
-    return methods.build(id, config_class(**{k: v for k, v in {**SMALL, **options}.items() if k in names}))
+    return methods.build(id, fitted(id, config, World(size=64)))
 
 
-def batch_of(method, data: Dataset, size: int = 8) -> Batch:
-    """The first samples of a data set as the method sees them."""
-    samples = [data.read(index, method.card.needs) for index in range(size)]
-    return collate([method.views(sample, None) for sample in samples])
+def first_stage(method) -> Stage:
+    """What a run begins with."""
+    return method.stages(Recipe())[0]
+
+
+def trains(stage: Stage, name: str) -> bool:
+    """Whether a stage trains the parameter of that name."""
+    return any(re.search(p, name) for p in stage.train) and not any(re.search(p, name) for p in stage.freeze)
+
+
+def samples_of(method, data: Dataset, size: int = 8, stage: Stage | None = None) -> Iterator:
+    """The first samples of a data set, with the fields that a stage (the first) reads."""
+    names = fields_of(method, stage or first_stage(method), data)
+    return (data.read(index, names) for index in range(size))
+
+
+def batch_of(method, data: Dataset, size: int = 8, stage: Stage | None = None) -> Batch:
+    """The first samples of a data set as the method sees them in a stage, the first."""
+    return collate([method.views(sample, None) for sample in samples_of(method, data, size, stage)])
+
+
+def loss_of(method, batch: Batch, index: int = 0, stage: Stage | None = None, **step) -> Terms:
+    """The loss in a step, with the random numbers that are this step's, whenever it is computed."""
+    torch.manual_seed(index)
+    return method.loss(batch, Step(stage=(stage or first_stage(method)).name, index=index, **step))
+
+
+def mean_loss(method, batch: Batch) -> float:
+    """The mean over what the loss can draw."""
+    with torch.no_grad():
+        return sum(loss_of(method, batch, index).total.item() for index in range(DRAWS)) / DRAWS
 
 
 def learn(method, batch: Batch, steps: int = 150) -> None:
-    """Learns a batch by heart."""
+    """Learns a batch by heart, with all that the loss draws of it."""
     optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
-    for _ in range(steps):
+    for step in range(steps):
         optimiser.zero_grad()
-        method.loss(batch, Step()).total.backward()
+        loss_of(method, batch, step % DRAWS).total.backward()
         optimiser.step()
 
 
@@ -56,3 +92,37 @@ def figures(id: str, tasks: Sequence[str], **options) -> dict[str, Row]:
     learn(method, batch_of(method, scenes))
     rows = evaluate(method, scenes, tasks, train_data=World(size=64, knobs=knobs))
     return {f"{row.task} {row.metric}": row for row in rows}
+
+
+PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
+    "bert-base-uncased": {},
+    "bert-base-cased": {"vocab_size": 28996},
+    "bert-large-cased": {
+        "vocab_size": 28996,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "roberta-base": {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+}
+
+
+def public_folders(folder: Path) -> None:
+    """Folders by the names of public text encoders: their configs, and tokenizers of as many entries, no weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, RobertaConfig
+
+    for name, sizes in PUBLIC.items():
+        config = RobertaConfig(**sizes) if name.startswith("roberta") else BertConfig(**sizes)
+        config.save_pretrained(folder / name)
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        words = [
+            *special,
+            "##ing",
+            "\u0120a",
+            *(f"w{number}" for number in range(config.vocab_size - len(special) - 2)),
+        ]
+        backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        backend.save(str(folder / name / "tokenizer.json"))

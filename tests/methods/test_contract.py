@@ -3,23 +3,37 @@
 A method that is new in `methods.IDS` is tested here from then on, on a small configuration of itself.
 """
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from method_helpers import batch_of, learn, small
+from method_helpers import (
+    DRAWS,
+    batch_of,
+    first_stage,
+    learn,
+    loss_of,
+    mean_loss,
+    public_folders,
+    samples_of,
+    small,
+    trains,
+)
+from PIL import Image
 
 from diptych import methods
-from diptych.batch import Batch, Embed, Step
-from diptych.card import EmbedsImages, EmbedsTexts, Method, ScoresPairs
+from diptych.batch import Batch, Embed, Sample
+from diptych.card import EmbedsImages, EmbedsTexts, EncodesPairs, MatchesPairs, Method, ScoresPairs
 from diptych.data.dataset import Subset
-from diptych.data.loader import Loader
+from diptych.data.loader import Loader, collate
 from diptych.recipe import Recipe
 from diptych.training import train
 from diptych.training.grad_cache import InParts
+from diptych.training.loop import fields_of
 from diptych.world.data import World
+
+IN_PARTS = [id for id in methods.IDS if methods.card(id).family == "contrastive"]
 
 
 @pytest.fixture(params=methods.IDS)
@@ -41,8 +55,13 @@ def outputs(method, batch: Batch) -> list[torch.Tensor]:
             found += [value for value in (*image, *text) if value is not None]
             if isinstance(method, ScoresPairs):
                 found += method.similarity(image, text)
-        found += list(method.loss(batch, Step()).values())
-    return found
+        if isinstance(method, EncodesPairs):
+            image, text = method.encode_image(batch), method.encode_text(batch)
+            found += [*image, *text]
+            if isinstance(method, MatchesPairs):
+                found.append(method.match(image, text))
+        found += [value for index in range(DRAWS) for value in loss_of(method, batch, index).values()]
+    return [value for value in found if value is not None]
 
 
 def test_is_a_method(id: str) -> None:
@@ -53,10 +72,12 @@ def test_is_a_method(id: str) -> None:
 
 def test_views_repeat_with_their_seed(id: str) -> None:
     method = small(id, crop=(0.3, 1.0))
-    sample = world().read(3, method.card.needs)
-    one, same, other = (method.views(sample, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    (sample,) = samples_of(method, world(), 1)
+    one, same, *others = (method.views(sample, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8, 9))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one if one[name].shape == other[name].shape)
+    assert any(
+        one[name].shape != other[name].shape or (one[name] != other[name]).any() for other in others for name in one
+    )
     still, again = (method.views(sample, None) for _ in range(2))
     assert all(torch.equal(still[name], again[name]) for name in still)
 
@@ -65,37 +86,38 @@ def test_views_repeat_with_their_seed(id: str) -> None:
 def test_overfits_eight_samples(id: str) -> None:
     method = small(id)
     batch = batch_of(method, world(8))
-    first = method.loss(batch, Step()).total.item()
+    first = mean_loss(method, batch)
     learn(method, batch)
-    assert method.loss(batch, Step()).total.item() < 0.1 * first
+    assert mean_loss(method.eval(), batch) < 0.1 * first
 
 
 @pytest.mark.shows("T")
 def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
-    method = small(id, freeze=(r"^image\.", r"^text_head"))
-    stage = method.stages(Recipe())[0]
-    trains = {
-        name: any(re.search(p, name) for p in stage.train) and not any(re.search(p, name) for p in stage.freeze)
-        for name, _ in method.named_parameters()
-    }
-    assert any(trains.values())
-    assert not all(trains.values())
+    """With one of its parts frozen; over some steps, as not every step may use every part."""
+    part = next(name for name, child in small(id).named_children() if any(True for _ in child.parameters()))
+    method = small(id, freeze=(rf"^{part}\.",))
+    stage = first_stage(method)
+    expected = {name: trains(stage, name) for name, _ in method.named_parameters()}
+    assert len(set(expected.values())) == 2
     for name, parameter in method.named_parameters():
-        parameter.requires_grad_(trains[name])
-    method.loss(batch_of(method, world(8)), Step()).total.backward()
+        parameter.requires_grad_(expected[name])
+    batch = batch_of(method, world(8))
+    for index in range(DRAWS):
+        loss_of(method, batch, index).total.backward()
     for name, parameter in method.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
-        assert reached == trains[name], name
+        assert reached == expected[name], name
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": 3}, {"keep": 0.5}])
+@pytest.mark.parametrize("id", IN_PARTS)
 def test_features_in_parts_give_the_gradient_of_the_whole_batch(id: str, options) -> None:
     method = small(id, **options).double()  # in single precision large gradients that cancel round differently
     batch = batch_of(method, world(8))
     found = []
     for embed in (Embed(), InParts(3)):
         method.zero_grad()
-        total = method.loss(batch, Step(embed=embed)).total
+        total = loss_of(method, batch, embed=embed).total
         total.backward()
         found.append({"loss": total.detach(), **{name: value.grad for name, value in method.named_parameters()}})
     for name, expected in found[0].items():
@@ -142,11 +164,35 @@ def _stops_after(method, calls: int):
 
 
 def test_reads_only_what_it_needs_through_the_loader(id: str) -> None:
-    method = small(id)
-    loader = Loader(world(20), method.views, method.card.needs, batch=8, seed=0, workers=0)
+    method, data = small(id), world(20)
+    loader = Loader(data, method.views, fields_of(method, first_stage(method), data), batch=8, seed=0, workers=0)
     batch = next(iter(loader.batches()))
     assert batch.size == 8
-    assert np.isfinite(method.loss(batch, Step()).total.item())
+    assert np.isfinite(loss_of(method, batch).total.item())
+
+
+def odd(sample: Sample) -> list[Sample]:
+    """The same sample with fields that are allowed and that nobody expects."""
+    picture = Image.new("RGB", (1, 500))
+    regions = {name: value for name, value in sample.items() if name.startswith("region")}
+    changes = [
+        *({"text": text, "texts": [text]} for text in ("", "x" * 100_000, "<end> [MASK] </s> \0 \u202e")),
+        {"image": picture, "video": [picture]},
+        {name: value[:0] for name, value in regions.items()},
+        {name: np.concatenate([value] * 100) for name, value in regions.items()},
+    ]
+    return [Sample(sample.key, {**sample, **{k: v for k, v in change.items() if k in sample}}) for change in changes]
+
+
+def test_odd_samples_have_a_finite_loss_and_gradient(id: str) -> None:
+    method = small(id)
+    (sample,) = samples_of(method, world(), 1)
+    batch = collate([method.views(each, None) for each in odd(sample)])
+    for index in range(DRAWS):
+        terms = loss_of(method, batch, index)
+        assert all(value.isfinite() for value in terms.values()), terms
+        terms.total.backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in method.parameters())
 
 
 PAPER_PARAMETERS = {
@@ -158,7 +204,9 @@ PAPER_PARAMETERS = {
 
 
 @pytest.mark.shows("R")
-def test_paper_preset_builds_on_the_meta_device(id: str) -> None:
+def test_paper_preset_builds_on_the_meta_device(id: str, tmp_path, monkeypatch) -> None:
+    public_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)  # a folder that is there is taken ahead of the hub
     preset = methods.presets(id)["paper"]
     with torch.device("meta"):
         method = methods.build(id, preset.config, weights=False)
