@@ -88,7 +88,8 @@ def test_only_the_fields_asked_for_are_computed(monkeypatch):
             "text", "translations", "questions", "scene"
         }  # fmt: skip
         with pytest.raises(AssertionError, match="computed for nothing"):
-            world.read(0, ["boxes"])
+            world.read(0, ["image"])
+        assert set(world.read(0, ["boxes", "masks", "regions"])) == {"boxes", "masks", "regions"}
     for name in ("write", "translations", "questions", "foils"):
         monkeypatch.setattr(data, name, never)
     assert set(world.read(0, ["image", "boxes", "masks", "tags"])) == {"image", "boxes", "masks", "tags"}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from diptych.world.data import SPLITS, World, open_world
-from diptych.world.draw import Drawing, Sprite, draw
+from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
 from diptych.world.generate import scene, vocabulary
 from diptych.world.knobs import Knobs, parse_knobs
 from diptych.world.scene import Background, Object, Relation, Scene
@@ -17,12 +17,14 @@ __all__ = [
     "Drawing",
     "Knobs",
     "Object",
+    "Outline",
     "Relation",
     "Scene",
     "Sprite",
     "World",
     "draw",
     "open_world",
+    "outline",
     "parse_knobs",
     "scene",
     "vocabulary",

@@ -13,11 +13,12 @@ from PIL import Image
 
 from diptych.batch import Sample, require
 from diptych.config import nearest
-from diptych.world.draw import Drawing, Sprite, draw
+from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
 from diptych.world.generate import Vocabulary, changed, scene, stream, vocabulary
 from diptych.world.knobs import READERS, SAYABLE, STYLES, Knobs, Style, parse_options, whole
 from diptych.world.language import Caption, Plan, foils, plan, split, true, write
 from diptych.world.questions import questions
+from diptych.world.regions import Regions, detect
 from diptych.world.scene import Scene
 from diptych.world.translations import translations
 
@@ -172,6 +173,18 @@ class _Draft:
     def drawing(self) -> Drawing:
         return draw(self.scene, self.world.knobs.pixels, self.world.sprites)
 
+    @cached_property
+    def outline(self) -> Outline:
+        """What is where, by the drawing if there is one already, else without."""
+        if "drawing" in vars(self):
+            return self.drawing
+        return outline(self.scene, self.world.knobs.pixels, self.world.sprites)
+
+    @cached_property
+    def regions(self) -> Regions:
+        knobs, rng = self.world.knobs, np.random.default_rng(self.rng("regions").getrandbits(64))
+        return detect(self.scene.objects, self.outline.boxes, self.words, knobs.region_noise, knobs.region_extra, rng)
+
     def plan(self, style: Style) -> Plan:
         return self.world.plan(self.scene, self.index, style)
 
@@ -235,6 +248,10 @@ def _scene(draft: _Draft) -> dict[str, Any]:
     return found
 
 
+def _region_field(name: str) -> Callable[[_Draft], Any]:
+    return lambda draft: getattr(draft.regions, name)
+
+
 _FIELDS: dict[str, Callable[[_Draft], Any]] = {
     "image": _image,
     "text": lambda draft: draft.caption.text,
@@ -245,15 +262,16 @@ _FIELDS: dict[str, Callable[[_Draft], Any]] = {
     "category": lambda draft: draft.scene.objects[0].category,
     "label": lambda draft: draft.words.categories.index(draft.scene.objects[0].category),
     "labels": _labels,
-    "boxes": lambda draft: draft.drawing.boxes,
+    "boxes": lambda draft: draft.outline.boxes,
     "phrases": _phrases,
     "spans": lambda draft: draft.caption.spans,
-    "masks": lambda draft: draft.drawing.masks,
+    "masks": lambda draft: draft.outline.masks,
     "attributes": lambda draft: [thing.attributes for thing in draft.scene.objects],
     "relations": lambda draft: [tuple(relation) for relation in draft.scene.relations],
     "questions": lambda draft: questions(draft.scene, draft.words, draft.rng("questions")),
     "negatives": lambda draft: [text for text, _ in draft.foils],
     "scene": _scene,
+    **{name: _region_field(name) for name in Regions._fields},
 }
 
 

@@ -65,6 +65,10 @@ class Knobs:
     """scenes of `train` come in groups of this size that differ in one attribute of one named object; 1: no groups"""
     gallery: int = 16
     """the size of such groups in the split `gallery`"""
+    region_noise: float = 0.35
+    """standard deviation of the noise on the features of regions, which are ones and zeros; 0: exact, boxes too"""
+    region_extra: int = 0
+    """at most so many regions of a scene are false detections, in which there is nothing"""
     pixels: int = 64
     """side of the square pictures"""
     train: int = 20_000
@@ -110,6 +114,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "composition": (0, 0.5),
     "hard": (1, 10_000),
     "gallery": (2, 10_000),
+    "region_noise": (0, 2),
+    "region_extra": (0, 100),
     "pixels": (8, 4096),
     "train": (1, 10**9),
     "evaluation": (1, 10**9),
