@@ -48,8 +48,8 @@ def detect(
         extra: at most so many false detections besides, whose features are noise alone.
         rng: where noise, order and false detections come from.
     """
-    seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
-    false = rng.integers(0, extra + 1) if extra else 0
+    seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0]).tolist()
+    false = int(rng.integers(0, extra + 1)) if extra else 0
     order = rng.permutation(len(seen) + false)
     clean = np.concatenate([_one_hot([objects[i] for i in seen], words), np.zeros((false, width(words)))])[order]
     places = np.concatenate([boxes[seen], _anywhere(false, rng)])[order]
