@@ -109,6 +109,27 @@ def test_bfloat16_is_taken_for_what_it_is() -> None:
     assert same(ranks(queries, keys, pairs, tie=TIE), whole_matrix_ranks(queries, keys, pairs))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_share_the_work_and_find_the_same(threads) -> None:
+    """In any mode of autograd, with fewer queries than threads too; afterwards as many threads as before."""
+    queries, keys, pairs = unit(130, 64, 14), unit(90, 64, 15).requires_grad_(), several_right(130, 90, 150, 16)
+    expected = whole_matrix_ranks(queries, keys.detach(), pairs)
+    some = pairs[pairs[:, 0] < 3]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            assert same(ranks(queries, keys, pairs, tie=TIE, side=32), expected)
+        assert same(ranks(queries, keys, pairs, tie=TIE, side=32), expected)
+        assert same(ranks(queries[:3], keys, some, tie=TIE), whole_matrix_ranks(queries[:3], keys.detach(), some))
+        assert torch.equal(top_k(queries, keys, 7)[1], (queries @ keys.T).topk(7).indices)
+        with pytest.raises(RuntimeError, match="shapes"):
+            top_k(queries, keys[:, 1:], 7)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 # -- nearest neighbours ------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,10 @@
 """Search by inner product among many vectors: ranks, nearest neighbours, near pairs; never the whole (Q, K) matrix.
 
-Products are computed tile by tile into one buffer that stays in the processor's cache, where comparing and counting
-cost little beside them. A product in single precision carries a rounding error that depends on where in a matrix it
-was computed. `ranks` and `pairs_above` compute it again in double precision wherever that error could decide, and so
-find what the whole matrix in double precision would show, whatever the tiles, the threads or the device.
+Products are computed tile by tile into a buffer that stays in the processor's cache, where comparing and counting
+cost little beside them; each thread of a CPU has its own. A product in single precision carries a rounding error that
+depends on where in a matrix it was computed. `ranks` and `pairs_above` compute it again in double precision wherever
+that error could decide, and so find what the whole matrix in double precision would show, whatever the tiles, the
+threads or the device.
 
 Letters: Q queries, K keys, D width. Vectors of another floating type are taken as float32.
 """
@@ -11,7 +12,9 @@ Letters: Q queries, K keys, D width. Vectors of another floating type are taken 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from torch import Tensor
 SIDE = 1024
 """Rows and columns of a tile: 4 MB in float32."""
 _UNIT = 2.0**-24  # relative rounding error of an operation in float32
-_PAIRS = 8192  # pairs of vectors that are multiplied at a time
+_PAIRS = 1024  # pairs of vectors that are multiplied at a time
 
 Ints = NDArray[np.int64]
 
@@ -46,12 +49,16 @@ def ranks(queries: Tensor, keys: Tensor, pairs: Ints, *, tie: float, side: int =
     slack = _slack(queries, keys)
     of_queries = _Counting(len(queries), pairs[:, 0], scores, tie, slack)
     of_keys = _Counting(len(keys), pairs[:, 1], scores, tie, slack)
-    scratch = queries.new_empty(side * side)
-    for rows, columns, tile in _tiles(queries, keys, side):
-        mask = scratch[: tile.numel()].view_as(tile)
-        q, k = queries[rows], keys[columns]
-        of_queries.add(rows, tile, mask, q, k)
-        of_keys.add(columns, tile.T, mask.T, k, q)
+
+    def count(rows: slice) -> None:
+        scratch = queries.new_empty((rows.stop - rows.start) * side)
+        for columns, tile in _tiles(queries, rows, keys, side):
+            mask = scratch[: tile.numel()].view_as(tile)
+            q, k = queries[rows], keys[columns]
+            of_queries.add(rows, tile, mask, q, k)
+            of_keys.add(columns, tile.T, mask.T, k, q)
+
+    _for_strips(count, queries, side)
     return of_queries.ranks(), of_keys.ranks()
 
 
@@ -66,24 +73,33 @@ class _Counting:
         self.low, self.high = ((self.limit + shift).float()[:, None] for shift in (-slack, slack))
         self.asked = torch.zeros(size, dtype=torch.bool, device=scores.device).index_fill_(0, own, True)
         self.ahead = -torch.bincount(own[~(scores < self.limit[own])], minlength=size)  # right ones are in nobody's way
+        self.lock = Lock()
 
     def add(self, rows: slice, scores: Tensor, mask: Tensor, queries: Tensor, keys: Tensor) -> None:
         """Takes the scores (r, c) of queries (r, D) and keys (c, D); `mask` (r, c) is overwritten."""
         limit, low, high = self.limit[rows], self.low[rows], self.high[rows]
-        # a comparison that is written as 0.0 and 1.0, and summed as such, is several times faster than one as bool
-        surely_behind = torch.lt(scores, low, out=mask).sum(1)  # type: ignore[call-overload]
-        behind = torch.lt(scores, high, out=mask).sum(1)  # type: ignore[call-overload]
-        self.ahead[rows] += (scores.shape[1] - behind).long()
+        surely_behind = _less(scores, low, mask).sum(1)
+        behind = _less(scores, high, mask).sum(1)
+        ahead = scores.shape[1] - behind.long()
         some = (behind != surely_behind).nonzero().squeeze(1)
         if len(some):
-            doubtful = (scores[some] >= low[some]) & (scores[some] < high[some])
-            near = doubtful.any(0).nonzero().squeeze(1)
+            near_by = scores.index_select(0, some)
+            doubtful = _less(near_by, high[some]) - _less(near_by, low[some])
+            near = doubtful.sum(0).nonzero().squeeze(1)
             exact = queries[some].double() @ keys[near].double().T
-            self.ahead[rows][some] += (doubtful[:, near] & ~(exact < limit[some, None])).sum(1)
+            ahead[some] += (doubtful[:, near] * ~(exact < limit[some, None])).sum(1).long()
+        with self.lock:
+            self.ahead[rows] += ahead
 
     def ranks(self) -> Ints:
         """(size,), 1 is best; 0 for a query without a right answer."""
         return torch.where(self.asked, self.ahead + 1, 0).cpu().numpy()
+
+
+def _less(scores: Tensor, limit: Tensor, out: Tensor | None = None) -> Tensor:
+    """1.0 where scores (r, c) are less than limits (r, 1), 0.0 elsewhere: several times faster than as bool."""
+    out = torch.empty_like(scores) if out is None else out
+    return torch.lt(scores, limit, out=out)  # type: ignore[call-overload,no-any-return]
 
 
 @torch.no_grad()
@@ -103,14 +119,18 @@ def top_k(queries: Tensor, keys: Tensor, k: int, *, side: int = SIDE) -> tuple[T
     k = min(k, len(keys))
     best = queries.new_full((len(queries), k), -torch.inf)
     index = torch.full_like(best, len(keys), dtype=torch.long)
-    for rows, columns, tile in _tiles(queries, keys, side):
-        # a later key that is no better than the worst of those kept changes nothing
-        some = (~(tile.amax(1) <= best[rows, -1])).nonzero().squeeze(1)
-        if len(some):
-            at = some + rows.start
-            best[at], place = _first(torch.cat([best[at], tile[some]], 1), k)
-            kept = index[at].gather(1, place.clamp(max=k - 1))
-            index[at] = torch.where(place < k, kept, place - k + columns.start)
+
+    def search(rows: slice) -> None:
+        kept, where = best[rows], index[rows]
+        for columns, tile in _tiles(queries, rows, keys, side):
+            # a later key that is no better than the worst of those kept changes nothing
+            some = (~(tile.amax(1) <= kept[:, -1])).nonzero().squeeze(1)
+            if len(some):
+                kept[some], place = _first(torch.cat([kept[some], tile[some]], 1), k)
+                before = where[some].gather(1, place.clamp(max=k - 1))
+                where[some] = torch.where(place < k, before, place - k + columns.start)
+
+    _for_strips(search, queries, side)
     return best, index
 
 
@@ -142,16 +162,17 @@ def pairs_above(
     queries = queries.float()
     others = queries if keys is None else keys.float()
     low = threshold - _slack(queries, others)
-    for rows, columns, tile in _tiles(queries, others, side, above_diagonal=keys is None):
-        if not tile.amax() >= low:
-            continue
-        pairs = (tile >= low).nonzero() + tile.new_tensor([rows.start, columns.start], dtype=torch.long)
-        if keys is None:
-            pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-        scores = pair_scores(queries, others, pairs)
-        near = scores >= threshold
-        if near.any():
-            yield pairs[near].cpu().numpy(), scores[near].cpu().numpy()
+    for rows in _strips(len(queries), side):
+        for columns, tile in _tiles(queries, rows, others, side, start=rows.start if keys is None else 0):
+            if not tile.amax() >= low:
+                continue
+            pairs = (tile >= low).nonzero() + tile.new_tensor([rows.start, columns.start], dtype=torch.long)
+            if keys is None:
+                pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+            scores = pair_scores(queries, others, pairs)
+            near = scores >= threshold
+            if near.any():
+                yield pairs[near].cpu().numpy(), scores[near].cpu().numpy()
 
 
 @torch.no_grad()
@@ -161,21 +182,40 @@ def pair_scores(queries: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
     return torch.cat([queries.new_empty(0, dtype=torch.float64), *parts])
 
 
-def _tiles(
-    queries: Tensor, keys: Tensor, side: int, *, above_diagonal: bool = False
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and their products (r, c), in a buffer that the next tile overwrites.
+def _strips(count: int, most: int) -> list[slice]:
+    """Rows of a tile, one tile after another."""
+    return [slice(top, min(top + most, count)) for top in range(0, count, most)]
 
-    `above_diagonal` leaves out tiles that lie wholly below the diagonal.
+
+def _for_strips(work: Callable[[slice], None], queries: Tensor, side: int) -> None:
+    """Calls `work` for each strip of rows, on the CPU for as many at a time as there are threads.
+
+    A thread that has a strip to itself need not wait for the others after each small operation.
     """
-    buffer = queries.new_empty(side * side)
-    for top in range(0, len(queries), side):
-        rows = slice(top, min(top + side, len(queries)))
-        for left in range(top if above_diagonal else 0, len(keys), side):
-            columns = slice(left, min(left + side, len(keys)))
-            shape = rows.stop - top, columns.stop - left
-            tile = buffer[: shape[0] * shape[1]].view(shape)
-            yield rows, columns, torch.mm(queries[rows], keys[columns].T, out=tile)
+    threads = torch.get_num_threads() if queries.device.type == "cpu" else 1
+    strips = _strips(len(queries), min(side, math.ceil(len(queries) / threads)) or 1)
+    work = torch.inference_mode()(work)  # modes belong to a thread
+    if threads == 1:
+        for rows in strips:
+            work(rows)
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, strips))  # raises what a strip raised
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tiles(queries: Tensor, rows: slice, keys: Tensor, side: int, *, start: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """Columns from `start` on and their products (r, c) with a strip of rows, in a buffer that the next overwrites."""
+    strip = queries[rows]
+    buffer = queries.new_empty(len(strip) * side)
+    for left in range(start, len(keys), side):
+        columns = slice(left, min(left + side, len(keys)))
+        shape = len(strip), columns.stop - left
+        tile = buffer[: shape[0] * shape[1]].view(shape)
+        yield columns, torch.mm(strip, keys[columns].T, out=tile)
 
 
 def _slack(queries: Tensor, keys: Tensor) -> float:
