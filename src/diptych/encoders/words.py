@@ -52,3 +52,14 @@ class WordPieces(nn.Module):
         now, before = ids[:, 1:], ids[:, :-1]
         goes_on = (self.joins[now] | self.opens[before]) & ~self.special[now] & ~self.special[before]
         return torch.cat([torch.zeros_like(self.joins[ids[:, :1]]), goes_on], dim=1)
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """The id that stands for a masked word: the tokenizer's own, or one more than its last (`own_bert` has it)."""
+    known = (tokenizer.backend.token_to_id(name) for name in ("[MASK]", "<mask>"))
+    return next((found for found in known if found is not None), tokenizer.vocab_size)
+
+
+def special_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids that are no words, such as start, end, padding and mask: never masked, and never put in for a word."""
+    return sorted({tokenizer.pad, mask_id(tokenizer), *tokenizer.backend.get_added_tokens_decoder()})

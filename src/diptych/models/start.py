@@ -1,0 +1,107 @@
+"""Weights to start from: of a run, of a saved method, or of an official checkpoint, wherever names and shapes fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diptych.text import one_line
+
+log = logging.getLogger("diptych.models")
+
+State = Mapping[str, Tensor]
+_ANSWERS = "answer_head.answers."  # rows of its weight and bias are answers
+_UNPICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+
+def start_from(module: nn.Module, place: str, official: Callable[[State], State] = dict) -> None:
+    """Takes over the weights at `place` whose names and shapes are those of the module; the rest stays as it is.
+
+    Rows of an answer head go by the names of the answers (`config.answers` on both sides).
+
+    Args:
+        module: a method; what it takes over is written to the log.
+        place: folder of a run or of a saved method, or a file: safetensors, or a checkpoint of torch, of which
+            tensors alone are read.
+        official: from the names in a published checkpoint of the paper's code to ours; used where the file is no
+            method of this library.
+
+    Raises:
+        FileNotFoundError: there is nothing to start from.
+        ValueError: the file is damaged or holds more than tensors, or nothing in it fits.
+    """
+    found, config = read(place)
+    if not config:
+        found = official(found)
+    own = module.state_dict()
+    theirs = config.get("answers", ())
+    by_name = {
+        name for name in found if _ANSWERS in name and list(theirs) != list(getattr(module.config, "answers", ()))
+    }
+    same = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    fits = {name: value for name, value in same.items() if name not in by_name}
+    if not fits:
+        raise ValueError(f"nothing in {place} has the names and shapes of this model's weights: is it of another kind?")
+    rows = _answers(module, {name: found[name] for name in by_name & own.keys()}, own, theirs)
+    module.load_state_dict({**fits, **rows}, strict=False)
+    fresh = sorted(set(own) - set(fits) - set(rows))
+    log.info("%s: %d tensors taken over, %d begin anew%s.", place, len(fits), len(fresh), _first(fresh))
+
+
+def read(place: str) -> tuple[State, dict[str, Any]]:
+    """The tensors at a place, and the options that they were trained with; none where it is no method of ours."""
+    path = Path(place)
+    folder = next((one for one in (path, path / "checkpoints" / "last") if (one / "model.safetensors").is_file()), None)
+    if folder is not None:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _tensors(folder / "model.safetensors"), dict(told.get("config", {}))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{place} is no run, no saved method and no file of weights: there is nothing to start from."
+        )
+    return _tensors(path), {}
+
+
+def _tensors(path: Path) -> State:
+    try:
+        if path.suffix not in _UNPICKLED:
+            return _plain(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as weights ({one_line(str(error), 120)}).") from None
+    except Exception as error:  # torch refuses what is no tensor with an error of pickle's
+        raise ValueError(f"{path} holds more than tensors, and is not opened ({one_line(str(error), 120)}).") from None
+    for key in ("state_dict", "model", "module"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    return _plain(found)
+
+
+def _plain(found: Mapping[str, Any]) -> State:
+    """The tensors alone, without the prefix that a wrapper for several devices gives to every name."""
+    return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _answers(module: Any, found: State, own: State, theirs: Any) -> dict[str, Tensor]:
+    """Rows of the answer head for the answers that both know."""
+    mine = getattr(module.config, "answers", ())
+    where = {name: index for index, name in enumerate(theirs)}
+    pairs = [(index, where[name]) for index, name in enumerate(mine) if name in where]
+    rows = {}
+    for name, value in found.items():
+        if pairs and own[name].shape[1:] == value.shape[1:] and len(value) == len(theirs):
+            to, of = (torch.tensor(side) for side in zip(*pairs, strict=True))
+            rows[name] = own[name].clone().index_copy_(0, to, value[of].to(own[name].dtype))
+    return rows
+
+
+def _first(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
