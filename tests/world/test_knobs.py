@@ -28,6 +28,7 @@ def test_parsing_keeps_the_other_defaults():
         ("objects=5-3", "a range such as 3-5"),
         ("grid=2,objects=5", "grid=2 has 4 cells for 5 objects"),
         ("say=color", "did you mean 'colour'"),
+        ("questions=color", "did you mean 'colour'"),
         ("caption=relation", "did you mean 'relations'"),
         ("colours=100", "colours must be between 1 and 12"),
         ("pixels=1", "pixels must be between 8 and 4096"),

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from diptych.world import Knobs, Object, Scene, scene, vocabulary
+from diptych.world import Knobs, Object, Scene, answers_of, open_world, scene, vocabulary
 from diptych.world.questions import plural, questions
 from diptych.world.scene import COLOURS, SHAPES
 
@@ -69,20 +69,64 @@ def answer(scene: Scene, question: str) -> str:
 @pytest.mark.parametrize("repeats", [False, True])
 def test_answers_agree_with_the_scene(repeats):
     knobs = Knobs(repeats=repeats, occlusion=0.6)
-    words = vocabulary(knobs)
+    words, possible = vocabulary(knobs), answers_of(knobs)
     given: dict[str, Counter[str]] = {}
-    for index in range(300):
+    for index in range(200):
         made = scene(0, index, knobs)
-        asked = questions(made, words, Random(index))
-        assert len({question["type"] for question in asked}) == len(asked)
+        asked = questions(made, words, knobs.questions, 2, Random(index))
+        assert len({question["question"] for question in asked}) == len(asked)
+        assert max(Counter(question["type"] for question in asked).values()) == 2
         for question in asked:
             assert question["answers"] == [answer(made, question["question"])], question
+            assert question["answers"][0] in possible
             given.setdefault(question["type"], Counter())[question["answers"][0]] += 1
     assert set(given) == {"exist", "count", "colour", "relation", "compare"}
     for kind in ("exist", "relation", "compare"):
-        assert 0.35 < given[kind]["yes"] / given[kind].total() < 0.65, kind
-    assert max(given["count"].values()) < 0.6 * given["count"].total()
+        assert 0.4 < given[kind]["yes"] / given[kind].total() < 0.6, kind
+    assert max(given["count"].values()) < 0.45 * given["count"].total()
     assert len(given["colour"]) == 10
+
+
+def test_no_form_of_a_question_gives_its_answer_away():
+    knobs = Knobs(repeats=True)
+    words = vocabulary(knobs)
+    forms: dict[str, Counter[str]] = {}
+    for index in range(300):
+        for asked in questions(scene(0, index, knobs), words, ("exist", "count", "compare"), 3, Random(index)):
+            form = " ".join(word for word in asked["question"].split() if word in _FORM_WORDS)
+            forms.setdefault(form, Counter())[asked["answers"][0]] += 1
+    assert len(forms) == 6
+    for form, answers in forms.items():
+        assert max(answers.values()) < 0.7 * answers.total(), form
+
+
+_FORM_WORDS = {"Is", "there", "How", "many", "objects", "are", "smaller", "larger", "same"}
+
+
+def test_many_different_questions_can_be_asked_of_one_scene():
+    knobs = Knobs()
+    asked = questions(scene(0, 0, knobs), vocabulary(knobs), knobs.questions, 1000, Random(0))
+    assert len({question["question"] for question in asked}) == len(asked) > 100
+
+
+def test_a_world_asks_the_types_that_are_wanted():
+    world = open_world("questions=colour+count,each=4")
+    asked = [question for index in range(20) for question in world.read(index, ["questions"])["questions"]]
+    assert len(asked) == 20 * 8
+    assert {question["type"] for question in asked} == {"colour", "count"}
+    assert {question["answers"][0] for question in asked} <= set(world.answers)
+    assert world.answers == ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "pink", "brown",
+                             "0", "1", "2", "3", "4", "5", "6")  # fmt: skip
+
+
+def test_questions_never_deny_held_out_pairs():
+    knobs = Knobs()
+    words = vocabulary(knobs)
+    for index in range(100):
+        for asked in questions(scene(0, index, knobs), words, ("exist",), 10, Random(index)):
+            found = re.fullmatch(r"Is there an? (\w+) (.+)\?", asked["question"])
+            assert found
+            assert (found[2], found[1]) not in words.held_out
 
 
 def test_plurals():
@@ -91,5 +135,8 @@ def test_plurals():
 
 def test_questions_that_a_scene_does_not_allow_are_left_out():
     words = vocabulary(Knobs(objects=(1, 1)), ["dog", "cat"])
-    alone = questions(Scene((Object("dog"),)), words, Random(0))
-    assert [question["type"] for question in alone] == ["exist", "count"]
+    alone = questions(Scene((Object("dog"),)), words, Knobs().questions, 5, Random(0))
+    assert {question["type"] for question in alone} == {"exist", "count"}
+    assert sorted(question["question"] for question in alone) == [
+        "How many objects are there?", "Is there a cat?", "Is there a dog?"
+    ]  # fmt: skip

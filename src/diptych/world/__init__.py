@@ -9,6 +9,7 @@ from diptych.world.data import SPLITS, World, open_world
 from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
 from diptych.world.generate import scene, vocabulary
 from diptych.world.knobs import Knobs, parse_knobs
+from diptych.world.questions import answers_of
 from diptych.world.scene import Background, Object, Relation, Scene
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Scene",
     "Sprite",
     "World",
+    "answers_of",
     "draw",
     "open_world",
     "outline",

@@ -14,10 +14,11 @@ from PIL import Image
 from diptych.batch import Sample, require
 from diptych.config import nearest
 from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
+from diptych.world.expressions import expressions
 from diptych.world.generate import Vocabulary, changed, scene, stream, vocabulary
 from diptych.world.knobs import READERS, SAYABLE, STYLES, Knobs, Style, parse_options, whole
 from diptych.world.language import Caption, Plan, foils, plan, split, true, write
-from diptych.world.questions import questions
+from diptych.world.questions import answers_of, questions
 from diptych.world.regions import Regions, detect
 from diptych.world.scene import Scene
 from diptych.world.translations import translations
@@ -74,6 +75,11 @@ class World:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every answer that its questions may have."""
+        return answers_of(self.knobs, tuple(self.sprites))
 
     def key(self, index: int) -> str:
         """The name of a sample, unique over seeds and splits."""
@@ -268,7 +274,10 @@ _FIELDS: dict[str, Callable[[_Draft], Any]] = {
     "masks": lambda draft: draft.outline.masks,
     "attributes": lambda draft: [thing.attributes for thing in draft.scene.objects],
     "relations": lambda draft: [tuple(relation) for relation in draft.scene.relations],
-    "questions": lambda draft: questions(draft.scene, draft.words, draft.rng("questions")),
+    "questions": lambda draft: questions(
+        draft.scene, draft.words, draft.world.knobs.questions, draft.world.knobs.each, draft.rng("questions")
+    ),
+    "expressions": lambda draft: expressions(draft.scene, draft.rng("expressions")),
     "negatives": lambda draft: [text for text, _ in draft.foils],
     "scene": _scene,
     **{name: _region_field(name) for name in Regions._fields},

@@ -14,6 +14,7 @@ from diptych.world.scene import BACKGROUNDS, COLOURS, SIZES, TEXTURES
 Style = Literal["partial", "short", "long", "relations"]
 STYLES: tuple[Style, ...] = get_args(Style)
 SAYABLE = ("colour", "texture", "size")
+QUESTIONS = ("exist", "count", "colour", "relation", "compare")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Knobs:
     """scenes of `train` come in groups of this size that differ in one attribute of one named object; 1: no groups"""
     gallery: int = 16
     """the size of such groups in the split `gallery`"""
+    questions: tuple[str, ...] = QUESTIONS
+    """the types of questions that are asked: of exist, count, colour, relation, compare"""
+    each: int = 2
+    """at most so many questions of each type about a scene"""
     region_noise: float = 0.35
     """standard deviation of the noise on the features of regions, which are ones and zeros; 0: exact, boxes too"""
     region_extra: int = 0
@@ -89,6 +94,9 @@ class Knobs:
         unknown = [word for word in self.say if word not in SAYABLE]
         if unknown:
             raise ValueError(f"say: {nearest(unknown[0], SAYABLE, 'attribute')}")
+        unknown = [kind for kind in self.questions if kind not in QUESTIONS]
+        if unknown:
+            raise ValueError(f"questions: {nearest(unknown[0], QUESTIONS, 'type')}")
         if self.caption not in STYLES:
             raise ValueError(f"caption: {nearest(self.caption, STYLES, 'style')}")
 
@@ -114,6 +122,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "composition": (0, 0.5),
     "hard": (1, 10_000),
     "gallery": (2, 10_000),
+    "each": (1, 1000),
     "region_noise": (0, 2),
     "region_extra": (0, 100),
     "pixels": (8, 4096),
@@ -182,5 +191,6 @@ _BY_TYPE: dict[type, Callable[[str], Any]] = {bool: _bool, int: whole, float: _f
 READERS: dict[str, Callable[[str], Any]] = {
     "objects": _range,
     "say": _words,
+    "questions": _words,
     **{field.name: _BY_TYPE[type(field.default)] for field in fields(Knobs) if type(field.default) in _BY_TYPE},
 }

@@ -1,20 +1,33 @@
-"""Questions about a scene with their answers, in English: exist, count, colour, relation, compare."""
+"""Questions about a scene with their answers, in English: exist, count, colour, relation, compare.
+
+A type's options are all that could be asked, each with its form (a template), its answer and the words that fill the
+form. What is asked is drawn by form first, then by answer, so that neither the type nor the form gives the answer away
+where the scene allows more than one.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import permutations
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from diptych.world.generate import Vocabulary
-from diptych.world.language import Phrase, article
+from diptych.world.generate import Vocabulary, vocabulary
+from diptych.world.knobs import Knobs
+from diptych.world.language import Phrase
 from diptych.world.scene import OPPOSITE, SHAPES, Scene
 
-Question = tuple[str, str]
 _IRREGULAR = {"fish": "fish"}
 _THAN = {"small": "smaller", "large": "larger"}
+
+
+class Option(NamedTuple):
+    """A question that could be asked: `form` with its places filled by `words`."""
+
+    form: str
+    answer: str
+    words: tuple[str, ...] = ()
 
 
 def plural(noun: str) -> str:
@@ -22,18 +35,46 @@ def plural(noun: str) -> str:
     return _IRREGULAR.get(noun) or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def questions(scene: Scene, words: Vocabulary, rng: Random) -> list[dict[str, Any]]:
-    """One question of each type that the scene allows, as {question, answers, type}.
+def questions(scene: Scene, words: Vocabulary, types: Sequence[str], most: int, rng: Random) -> list[dict[str, Any]]:
+    """Up to `most` different questions of each of the types that the scene allows, as {question, answers, type}.
 
-    Yes and no are equally likely where the scene allows both. An object is called by its category, with its colour if
-    others share the category: nothing else is needed to single it out.
+    An object is called by its category, with its colour if others share the category: nothing else is needed to single
+    it out.
     """
-    found: list[dict[str, Any]] = []
-    for kind, ask in _ASK.items():
-        asked = ask(scene, words, rng)
-        if asked is not None:
-            found.append({"question": asked[0], "answers": [asked[1]], "type": kind})
-    return found
+    return [
+        {"question": question, "answers": [answer], "type": kind}
+        for kind in types
+        for question, answer in draw_questions(OPTIONS[kind](scene, words, rng), most, rng)
+    ]
+
+
+def draw_questions(options: Iterable[Option], most: int, rng: Random) -> Iterator[tuple[str, str]]:
+    """Up to `most` of the options, none twice: all forms are equally likely, then all answers of the form."""
+    forms: dict[str, dict[str, list[Option]]] = {}
+    for option in options:
+        forms.setdefault(option.form, {}).setdefault(option.answer, []).append(option)
+    for _ in range(most):
+        if not forms:
+            return
+        form = rng.choice(list(forms))
+        answer = rng.choice(list(forms[form]))
+        left = forms[form][answer]
+        option = left.pop(rng.randrange(len(left)))
+        yield form.format(*option.words), answer
+        if not left:
+            del forms[form][answer]
+        if not forms[form]:
+            del forms[form]
+
+
+def answers_of(knobs: Knobs, cutouts: Sequence[str] = ()) -> tuple[str, ...]:
+    """Every answer that a question of this world may have."""
+    words = vocabulary(knobs, cutouts)
+    possible: dict[str, Sequence[str]] = {
+        "count": [str(number) for number in range(knobs.objects[1] + 1)],
+        "colour": words.colours,
+    }
+    return tuple(dict.fromkeys(answer for kind in knobs.questions for answer in possible.get(kind, ("yes", "no"))))
 
 
 def name(scene: Scene, index: int) -> str:
@@ -43,79 +84,64 @@ def name(scene: Scene, index: int) -> str:
     return thing.category if alone or not thing.colour else f"{thing.colour} {thing.category}"
 
 
-def _singled(scene: Scene) -> list[int]:
-    """The objects that `name` singles out: all but cut-outs without a colour that occur twice."""
-    names = Counter(name(scene, i) for i in range(len(scene.objects)))
-    return [i for i in range(len(scene.objects)) if names[name(scene, i)] == 1]
+def singled(scene: Scene) -> dict[int, str]:
+    """Object -> name, for those that `name` singles out: all but cut-outs without a colour that occur twice."""
+    names = [name(scene, i) for i in range(len(scene.objects))]
+    times = Counter(names)
+    return {i: own for i, own in enumerate(names) if times[own] == 1}
 
 
-def _exist(scene: Scene, words: Vocabulary, rng: Random) -> Question | None:
+def _exist(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    """The objects, and what differs from one of them in its colour or category, where there is none such."""
+    there = {(thing.category, thing.colour) for thing in scene.objects}
     thing = rng.choice(scene.objects)
-    true = Phrase(0, thing.category, colour=thing.colour)
-    changes = [
-        Phrase(0, category, colour)
-        for category, colour in (
-            *((thing.category, colour) for colour in words.colours),
-            *((category, thing.colour) for category in words.categories),
-        )
-    ]
-    false = [phrase for phrase in changes if not any(phrase.fits(other) for other in scene.objects)]
-    yes = rng.random() < 0.5 or not false
-    phrase = true if yes else rng.choice(false)
-    return f"Is there {article(str(phrase))} {phrase}?", "yes" if yes else "no"
+    changed = [(thing.category, colour) for colour in words.colours]
+    changed += [(category, thing.colour) for category in words.categories]
+    absent = [pair for pair in changed if pair not in there and pair not in words.held_out]
+    for answer, pairs in (("yes", there), ("no", absent)):
+        for pair in sorted(pairs):
+            article, text, _ = Phrase(0, *pair).english
+            yield Option("Is there {} {}?", answer, (article, text))
 
 
-def _count(scene: Scene, words: Vocabulary, rng: Random) -> Question | None:
-    colours = [thing.colour for thing in scene.objects if thing.colour]
-    kinds = [thing.category for thing in scene.objects if thing.category in SHAPES]
-    asked = [("How many objects are there?", len(scene.objects))]
-    if colours:
-        colour = rng.choice([rng.choice(colours), rng.choice(words.colours)])
-        asked.append((f"How many {colour} objects are there?", colours.count(colour)))
-    if kinds:
-        kind = rng.choice(kinds)
-        asked.append((f"How many {plural(kind)} are there?", kinds.count(kind)))
-    text, number = rng.choice(asked)
-    return text, str(number)
-
-
-def _colour(scene: Scene, words: Vocabulary, rng: Random) -> Question | None:
+def _count(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    yield Option("How many objects are there?", str(len(scene.objects)))
+    colours = Counter(thing.colour for thing in scene.objects)
     kinds = Counter(thing.category for thing in scene.objects)
-    things = [thing for thing in scene.objects if kinds[thing.category] == 1 and thing.colour]
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return f"What colour is the {thing.category}?", thing.colour
+    for colour in words.colours:
+        yield Option("How many {} objects are there?", str(colours[colour]), (colour,))
+    for kind in words.categories:
+        if kind in SHAPES:  # names of cut-outs come in no form that says their plural
+            yield Option("How many {} are there?", str(kinds[kind]), (plural(kind),))
 
 
-def _relation(scene: Scene, words: Vocabulary, rng: Random) -> Question | None:
-    singled = _singled(scene)
-    true = [relation for relation in scene.relations if relation.subject in singled and relation.object in singled]
-    if not true:
-        return None
-    a, predicate, b = rng.choice(true)
-    yes = rng.random() < 0.5
-    asked = predicate if yes else OPPOSITE[predicate]
-    return f"Is the {name(scene, a)} {asked} the {name(scene, b)}?", "yes" if yes else "no"
+def _colour(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    kinds = Counter(thing.category for thing in scene.objects)
+    for thing in scene.objects:
+        if kinds[thing.category] == 1 and thing.colour:
+            yield Option("What colour is the {}?", thing.colour, (thing.category,))
 
 
-def _compare(scene: Scene, words: Vocabulary, rng: Random) -> Question | None:
-    asked: list[Question] = []
-    for a, b in permutations(_singled(scene), 2):
-        one, other, names = scene.objects[a], scene.objects[b], (name(scene, a), name(scene, b))
-        if one.size != other.size:
-            size = rng.choice(list(_THAN))
-            question = f"Is the {names[0]} {_THAN[size]} than the {names[1]}?"
-            asked.append((question, "yes" if size == one.size else "no"))
-        if one.colour and other.colour:
-            question = f"Do the {names[0]} and the {names[1]} have the same colour?"
-            asked.append((question, "yes" if one.colour == other.colour else "no"))
-    wanted = rng.choice(("yes", "no"))
-    fitting = [question for question in asked if question[1] == wanted] or asked
-    return rng.choice(fitting) if fitting else None
+def _relation(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    names = singled(scene)
+    for a, predicate, b in scene.relations:
+        if a in names and b in names:
+            yield Option("Is the {} {} the {}?", "yes", (names[a], predicate, names[b]))
+            yield Option("Is the {} {} the {}?", "no", (names[a], OPPOSITE[predicate], names[b]))
 
 
-_ASK: dict[str, Callable[[Scene, Vocabulary, Random], Question | None]] = {
+def _compare(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    for (a, one), (b, other) in permutations(singled(scene).items(), 2):
+        first, second = scene.objects[a], scene.objects[b]
+        if first.size != second.size:
+            for size, than in _THAN.items():
+                yield Option("Is the {} {} than the {}?", "yes" if size == first.size else "no", (one, than, other))
+        if first.colour and second.colour:
+            same = "yes" if first.colour == second.colour else "no"
+            yield Option("Do the {} and the {} have the same colour?", same, (one, other))
+
+
+OPTIONS: dict[str, Callable[[Scene, Vocabulary, Random], Iterable[Option]]] = {
     "exist": _exist,
     "count": _count,
     "colour": _colour,
