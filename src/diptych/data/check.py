@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diptych.data.decode import BrokenSample, Limits, decode_image, image_header
-from diptych.data.fields import decode_sample, field_of, fields_of
+from diptych.data.fields import SHARED, decode_sample, field_of, fields_of
 from diptych.data.raw import JSON_KEYS, RawSample, encode_json, encode_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_KEPT = frozenset({"json", "npz", "cls"})  # members that hold several fields, or one under another name
 _LONGEST_KEY = 900  # letters; what a shard takes, with room for an extension
 _CONVERTED = frozenset({"tif", "tiff", "avif"})  # PIL reads them, the loader does not
 
@@ -80,7 +79,7 @@ def _members(raw: RawSample, checks: Checks, notes: list[str]) -> Iterator[tuple
             yield (number + ".png" if number else "png"), _encode(_convert(data, checks), "PNG", checks)
         elif owner in ("image", "images"):
             yield _smaller(extension, data, checks, notes)
-        elif owner or extension in _KEPT:
+        elif owner or extension in SHARED:
             yield extension, data
         else:
             notes.append(f".{extension} members hold no field and were left out")

@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.batch import Sample
 from diptych.data.decode import NORMAL, BrokenSample, Limits
-from diptych.data.fields import decode_sample, field_of, fields_of, wanted
+from diptych.data.fields import SHARED, decode_sample, field_of, fields_of, wanted
 from diptych.data.files import Files, open_files
 from diptych.data.index import Index, join
 from diptych.data.shards import cache_file, read_dataset_json, read_index, shards_of, split_of, write_file
@@ -141,7 +141,7 @@ class ShardedData:
         counted: dict[str, float] = {}
         for extension, count in self.index.counts().items():
             name = field_of(extension)
-            if name and name != "label":
+            if name and extension not in SHARED and not extension[0].isdigit():
                 counted[name] = min(1.0, counted.get(name, 0.0) + count / max(1, len(self)))
         if "text" in counted:
             counted["texts"] = counted["text"]
@@ -170,11 +170,11 @@ class ShardedData:
         return tuple(sorted(found))
 
     def _look(self, index: int) -> set[str]:
-        """Fields that only a look into the json, npz or cls of a sample can tell."""
+        """The fields of a sample; only those of its members are read that hold several."""
         there = self.index.members(index)
-        inside = {name: span for name, span in there.items() if name in ("json", "npz", "cls")}
+        inside = {name: span for name, span in there.items() if name in SHARED}
         try:
-            members = self._members(index, self.key(index), inside)
+            members = dict.fromkeys(there, b"") | self._members(index, self.key(index), inside)
             return fields_of(members, classes=tuple(self.info.get("classes", ())), limits=self.limits)
         except BrokenSample:
             return set()

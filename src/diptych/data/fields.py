@@ -1,8 +1,8 @@
 """Members of a sample -> its fields, by the names and types of `batch.FIELDS`.
 
 A field lies in a member of its own (`.webp`, `.txt`, `.masks.npz`) or under a key of the `.json` member; arrays may
-also lie together in one `.npz` under their field's name. Everything from a file is checked here, so that nobody after
-this has to ask whether a box is a box.
+also lie together in one `.npz` under their field's name, as those about regions do in `.regions.npz`. Members whose
+extension begins with 0 and 1 make up two samples inside the sample, its sides. Values are checked by `values`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,37 @@ from diptych.data.decode import (
     decode_video,
     image_header,
 )
+from diptych.data.values import checked, same_number, text_of, texts_of, within
 
 _JSON_KEYS = {name: tuple(key for key in one.files if not key.startswith(".")) for name, one in FIELDS.items()}
 _JSON_KEYS |= {"text": ("caption", "text"), "texts": ("texts",)}
-_OWN = {ext[1:]: name for name, one in FIELDS.items() for ext in one.files if ext.startswith(".") and ext != ".ply"}
-_ONE_OF_SEVERAL = re.compile(r"\d+\.(jpe?g|png|webp|gif|bmp)")
-_ARRAYS = frozenset({"regions", "masks", "depth", "points", "labels", "camera", "boxes"})  # may lie in one .npz
+_OWNERS: dict[str, tuple[str, ...]] = {}  # extension -> the fields that a member with it holds, or may hold
+for _name, _field in FIELDS.items():
+    for _extension in _field.files:
+        if _extension.startswith(".") and _extension not in (".ply", ".0.jpg"):
+            _OWNERS[_extension[1:]] = (*_OWNERS.get(_extension[1:], ()), _name)
+_NUMBERED = re.compile(r"(\d{1,6})\.(.+)")
+_REGIONS = _OWNERS["regions.npz"]
+_ARRAYS = frozenset({*_REGIONS, "masks", "depth", "points", "labels", "camera", "boxes"})  # may lie in one .npz
+SHARED = frozenset({"json", "npz", "cls", "regions.npz"})
+"""Extensions of members that only a look inside tells the fields of."""
 
 
 @lru_cache(maxsize=4096)
+def _holds(extension: str) -> tuple[str, ...]:
+    """The fields that a member with this extension holds, or may hold; none for `json`, `npz` and unknown ones."""
+    numbered = _NUMBERED.fullmatch(extension)
+    if numbered is None:
+        return _OWNERS.get(extension, ())
+    inside = numbered[2]
+    if _OWNERS.get(inside) == ("image",):
+        return "images", "sides"
+    return ("sides",) if inside in _OWNERS or inside in SHARED else ()
+
+
 def field_of(extension: str) -> str | None:
     """The field that a member with this extension holds by itself; None for `json`, `npz` and unknown ones."""
-    return "images" if _ONE_OF_SEVERAL.fullmatch(extension) else _OWN.get(extension)
+    return next(iter(_holds(extension)), None)
 
 
 def wanted(extensions: Iterable[str], fields: Collection[str]) -> list[str]:
@@ -47,8 +66,10 @@ def wanted(extensions: Iterable[str], fields: Collection[str]) -> list[str]:
     own = set(fields)
     own |= {"text"} if own & {"texts", "spans"} else set()
     own |= {"label"} if "category" in own else set()
-    need = {extension for extension in there if field_of(extension) in own}
-    elsewhere = set(fields) - {field_of(extension) for extension in need} | own & {"texts", "category"}
+    own |= {"boxes"} if own & {"spans", "expressions"} else set()
+    need = {extension for extension in there if own & set(_holds(extension))}
+    found = {field_of(extension) for extension in need if len(_holds(extension)) == 1}
+    elsewhere = own - found | own & {"texts", "category"}
     if any(_JSON_KEYS.get(name) for name in elsewhere):
         need.add("json")
     if elsewhere & _ARRAYS:
@@ -80,16 +101,17 @@ def decode_sample(
 
 
 def fields_of(members: Mapping[str, bytes], *, classes: Sequence[str] = (), limits: Limits = NORMAL) -> set[str]:
-    """The fields that these members hold; only `json` and `npz` are decoded for it.
+    """The fields that these members hold; of their contents only those of `SHARED` members are looked at.
 
     A category counts as a label too, for the data set can number its categories.
 
     Raises:
-        BrokenSample: the json, the npz or the cls is damaged.
+        BrokenSample: one of those is damaged.
     """
     source = _Source(members, classes, limits, 0)
-    found = {owner for owner in map(field_of, members) if owner}
-    found |= {name for name in FIELDS if source.from_json(name) is not None or source.from_npz(name) is not None}
+    found = {name for extension in members if extension not in SHARED for name in _holds(extension)}
+    found -= {"sides"} if source.numbers() != {0, 1} else set()
+    found |= {name for name in FIELDS if source.from_json(name) is not None or source.from_arrays(name) is not None}
     found |= {"text", "texts"} if found & {"text", "texts"} else set()
     found -= {"category", "label"}
     found |= {"category", "label"} if source.category_or_none() is not None else set()
@@ -102,21 +124,23 @@ class _Source:
     def __init__(self, members: Mapping[str, bytes], classes: Sequence[str], limits: Limits, side: int) -> None:
         self.members, self.classes, self.limits, self.side = members, classes, limits, side
         self._record: dict[str, Any] | None = None
-        self._arrays: dict[str, np.ndarray] | None = None
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
 
     def value(self, name: str) -> Any:
         special = _SPECIAL.get(name)
         if special:
             return special(self)
+        return checked(name, self._present(name, self._found(name)))
+
+    def _found(self, name: str) -> Any:
         value = self.own(name)
-        value = self.from_npz(name) if value is None else value
-        value = self.from_json(name) if value is None else value
-        return _checked(name, self._present(name, value))
+        value = self.from_arrays(name) if value is None else value
+        return self.from_json(name) if value is None else value
 
     def own(self, name: str) -> Any:
         """From a member that holds this field only; None if there is none."""
         for extension, data in self.members.items():
-            if field_of(extension) == name:
+            if extension not in SHARED and field_of(extension) == name:
                 return self._media(name, extension, data)
         return None
 
@@ -129,10 +153,43 @@ class _Source:
         record = self.record()
         return next((record[key] for key in _JSON_KEYS.get(name, ()) if record.get(key) is not None), None)
 
-    def from_npz(self, name: str) -> Any:
-        if self._arrays is None:
-            self._arrays = decode_npz(self.members["npz"], self.limits) if "npz" in self.members else {}
-        return _points(self._arrays) if name == "points" else self._arrays.get(name)
+    def arrays(self, extension: str) -> dict[str, np.ndarray]:
+        """The arrays of one member by name; a lone one under no field's name is of the field that the member is for."""
+        if extension not in self._arrays:
+            arrays = decode_npz(self.members[extension], self.limits)
+            same_number(arrays)
+            owner = field_of(extension)
+            if owner and len(arrays) == 1 and not set(arrays) & {*FIELDS, "xyz"}:
+                arrays = {owner: next(iter(arrays.values()))}
+            self._arrays[extension] = arrays
+        return self._arrays[extension]
+
+    def from_arrays(self, name: str) -> Any:
+        """From a member that holds arrays of several fields; None if none does."""
+        for extension in ("regions.npz", "npz"):
+            if extension in self.members and (extension == "npz" or name in _REGIONS):
+                arrays = self.arrays(extension)
+                value = _points(arrays) if name == "points" else arrays.get(name)
+                if value is not None:
+                    return value
+        return None
+
+    def numbers(self) -> set[int]:
+        """The numbers that extensions begin with."""
+        return {int(ext.partition(".")[0]) for ext in self.members if "sides" in _holds(ext)}
+
+    def sides(self) -> list[Sample]:
+        if self.numbers() != {0, 1}:
+            raise BrokenSample("", "it has no two sides, which are members such as 0.jpg and 1.jpg")
+        return [self._side(f"{number}.") for number in (0, 1)]
+
+    def _side(self, prefix: str) -> Sample:
+        members = {ext.removeprefix(prefix): data for ext, data in self.members.items() if ext.startswith(prefix)}
+        try:
+            names = fields_of(members, limits=self.limits) - {"label"}
+            return decode_sample(prefix[:-1], members, sorted(names), limits=self.limits, side=self.side)
+        except BrokenSample as broken:
+            raise BrokenSample("", f"of its side {prefix[:-1]}: {broken.reason}") from None
 
     def images(self) -> list[Any]:
         numbered = sorted((int(ext.split(".")[0]), ext) for ext in self.members if field_of(ext) == "images")
@@ -150,7 +207,7 @@ class _Source:
 
     def texts(self) -> list[str]:
         several = self.from_json("texts")
-        found = self._captions() if several is None else _texts("texts", several)
+        found = self._captions() if several is None else texts_of("texts", several)
         found = [text for text in found if text.strip()]
         if not found:
             raise BrokenSample("", "it has no text" if several is None else "the text is empty")
@@ -161,7 +218,7 @@ class _Source:
         caption = self.from_json("text") if own is None else own
         if caption is None:
             return []
-        text = _text("text", caption).rstrip()
+        text = text_of("text", caption).rstrip()
         if not text:
             raise BrokenSample("", "the text is empty")
         return [text]
@@ -173,7 +230,7 @@ class _Source:
         for key in ("category", "label"):
             value = self.record().get(key)
             if isinstance(value, str) and value:
-                return _text("category", value)
+                return text_of("category", value)
         number = self.number()
         return self.classes[number] if number is not None and 0 <= number < len(self.classes) else None
 
@@ -199,15 +256,19 @@ class _Source:
             raise BrokenSample("", "its label is too large a number")
         return value
 
-    def spans(self) -> list[tuple[int, int, int]]:
-        found = _triples((int,))("spans", self._present("spans", self.from_json("spans")))
-        length, boxes = len(self.text()), len(self.from_json("boxes") or ())
-        if any(not (0 <= start < end <= length and 0 <= box < boxes) for start, end, box in found):
-            raise BrokenSample("", f"spans lead outside of its text or of its {boxes} boxes")
-        return found
+    def spans(self) -> list[tuple[Any, ...]]:
+        value = self._present("spans", self.from_json("spans"))
+        return within("spans", value, self._boxes(), len(self.text()))
+
+    def expressions(self) -> list[tuple[Any, ...]]:
+        return within("expressions", self._present("expressions", self.from_json("expressions")), self._boxes())
+
+    def _boxes(self) -> int:
+        boxes = self._found("boxes")
+        return 0 if boxes is None else len(checked("boxes", boxes))
 
     def phrases(self) -> list[str]:
-        found = _texts("phrases", self._present("phrases", self.from_json("phrases")))
+        found = texts_of("phrases", self._present("phrases", self.from_json("phrases")))
         boxes = self.from_json("boxes")
         if isinstance(boxes, list) and len(boxes) != len(found):
             raise BrokenSample("", f"it has {len(found)} phrases for {len(boxes)} boxes")
@@ -223,9 +284,8 @@ class _Source:
         if name == "video":
             return decode_video(data, self.limits, extension)
         if extension.endswith("npz"):
-            arrays = decode_npz(data, self.limits)
-            found = _points(arrays) if name == "points" else arrays.get(name)
-            return next(iter(arrays.values()), None) if found is None and len(arrays) == 1 else found
+            arrays = self.arrays(extension)
+            return _points(arrays) if name == "points" else arrays.get(name)
         raise BrokenSample("", f"no reader for .{extension}; use another format")
 
     def _present(self, name: str, value: Any) -> Any:
@@ -236,11 +296,13 @@ class _Source:
 
 _SPECIAL: dict[str, Callable[[_Source], Any]] = {
     "images": _Source.images,
+    "sides": _Source.sides,
     "text": _Source.text,
     "texts": _Source.texts,
     "category": _Source.category,
     "label": _Source.label,
     "spans": _Source.spans,
+    "expressions": _Source.expressions,
     "phrases": _Source.phrases,
 }
 
@@ -251,113 +313,3 @@ def _points(arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
         return arrays.get("points")
     xyz = arrays["xyz"].astype(np.float32)
     return np.concatenate([xyz, arrays["rgb"].astype(np.float32) / 255], axis=1) if "rgb" in arrays else xyz
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise BrokenSample("", f"{name} holds a {type(value).__name__} instead of text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BrokenSample("", f"{name} holds broken Unicode") from None
-    return value
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):  # keywords by language: English, else the first
-        value = value.get("en", next(iter(value.values()), []))
-    if not isinstance(value, list):
-        raise BrokenSample("", f"{name} is not a list of texts")
-    return [_text(name, item) for item in value]
-
-
-def _numbers(shape: tuple[int | None, ...]) -> Callable[[str, Any], np.ndarray]:
-    def check(name: str, value: Any) -> np.ndarray:
-        try:
-            array = np.asarray(value, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError):
-            raise BrokenSample("", f"{name} does not hold numbers") from None
-        array = array.reshape(0, 4) if name == "boxes" and array.size == 0 else array
-        if len(shape) != array.ndim or any(
-            want and want != have for want, have in zip(shape, array.shape, strict=True)
-        ):
-            raise BrokenSample("", f"{name} has the shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise BrokenSample("", f"{name} holds numbers that are not finite")
-        return array
-
-    return check
-
-
-def _boxes(name: str, value: Any) -> np.ndarray:
-    boxes = _numbers((None, 4))(name, value)
-    tolerance = 1e-3  # of rounding in the source
-    inside = (boxes >= -tolerance).all() and (boxes <= 1 + tolerance).all()
-    if not inside or (boxes[:, 2:] < boxes[:, :2]).any():
-        raise BrokenSample("", "boxes are not x0, y0, x1, y1 in [0, 1]")
-    return boxes.clip(0, 1)
-
-
-def _masks(name: str, value: Any) -> np.ndarray:
-    masks = np.asarray(value)
-    if masks.ndim != 3:
-        raise BrokenSample("", f"masks have the shape {masks.shape}")
-    return masks.astype(bool)
-
-
-def _translations(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not value:
-        raise BrokenSample("", "captions are not texts by language")
-    return {_text(name, language): _text(name, text) for language, text in value.items()}
-
-
-def _objects(name: str, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise BrokenSample("", f"{name} is not a list of objects")
-    return [dict(item) for item in value]
-
-
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise BrokenSample("", f"{name} is not an object")
-    return dict(value)
-
-
-def _triples(kinds: tuple[type, ...]) -> Callable[[str, Any], list[tuple[Any, Any, Any]]]:
-    def triple(name: str, item: Any) -> tuple[Any, Any, Any]:
-        if not isinstance(item, list | tuple) or len(item) != 3 or not all(isinstance(part, kinds) for part in item):
-            raise BrokenSample("", f"{name} is not a list of triples")
-        return item[0], item[1], item[2]
-
-    def check(name: str, value: Any) -> list[tuple[Any, Any, Any]]:
-        return [triple(name, item) for item in (value if isinstance(value, list) else [value])]
-
-    return check
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "sentences": _texts,
-    "translations": _translations,
-    "tags": _texts,
-    "labels": _numbers((None,)),
-    "boxes": _boxes,
-    "regions": _numbers((None, None)),
-    "masks": _masks,
-    "attributes": _objects,
-    "relations": _triples((int, str)),
-    "questions": _objects,
-    "conversation": _objects,
-    "negatives": _texts,
-    "depth": _numbers((None, None)),
-    "points": _numbers((None, None)),
-    "camera": _numbers((4, 4)),
-    "scene": _object,
-}
-
-
-def _checked(name: str, value: Any) -> Any:
-    check = _CHECKS.get(name)
-    return check(name, value) if check else value

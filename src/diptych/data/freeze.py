@@ -15,7 +15,7 @@ from diptych.data.raw import Item, Notice, RawSample, Source, encode_json, encod
 if TYPE_CHECKING:
     from diptych.data.dataset import Dataset
 
-_ARRAYS = ("masks", "depth", "points", "regions")
+_ARRAYS = {name: one.files[0][1:] for name, one in FIELDS.items() if any(ext.endswith(".npz") for ext in one.files)}
 
 
 def listed(data: Dataset | Sequence[Dataset]) -> list[Dataset]:
@@ -52,6 +52,8 @@ def encode(key: str, values: Mapping[str, Any]) -> dict[str, bytes]:
         BrokenSample: a value is not what its field holds.
     """
     members = {extension: data for name, value in values.items() for extension, data in _own(key, name, value)}
+    for extension in sorted({_ARRAYS[name] for name in values if name in _ARRAYS}):
+        members[extension] = npz({name: value for name, value in values.items() if _ARRAYS.get(name) == extension})
     texts = list(values.get("texts", ()))
     record = {_json_key(name): value for name, value in values.items() if _json_key(name)}
     if "category" in record:
@@ -69,21 +71,27 @@ def _own(key: str, name: str, value: Any) -> Iterator[tuple[str, bytes]]:
         yield "webp", _lossless(value)
     elif name == "images":
         yield from ((f"{number}.webp", _lossless(image)) for number, image in enumerate(value))
+    elif name == "sides":
+        for number, side in enumerate(value):
+            yield from ((f"{number}.{extension}", data) for extension, data in encode(key, side).items())
     elif name == "text":
         yield "txt", encode_text(value, key)
     elif name == "audio":
         yield "flac", _flac(value)
-    elif name in _ARRAYS:
-        out = io.BytesIO()
-        np.savez_compressed(out, **{name: value})
-        yield f"{name}.npz", out.getvalue()
 
 
 def _json_key(name: str) -> str:
     """The key of the `.json` member that holds a field; empty for fields with members of their own."""
-    if name in ("text", "texts", "video", *_ARRAYS):
+    if name == "texts":  # written where there is more than the first, which is `text`
         return ""
     return next((key for key in FIELDS[name].files if not key.startswith(".")), "")
+
+
+def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays by name as an `.npz` member, compressed; the same arrays give the same bytes."""
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
 
 
 def _lossless(image: Any) -> bytes:
