@@ -25,10 +25,9 @@ from mkdocs.structure.pages import Page
 
 from diptych import methods
 from diptych.app import curves, options, status, wording
-from diptych.app.claim import digest
 from diptych.app.main import COMMANDS
 from diptych.batch import FIELDS
-from diptych.card import Card
+from diptych.card import Card, Claim
 from diptych.evaluation.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,17 +150,20 @@ def shown(id: str) -> str:
 
 
 def measured(card: Card) -> str:
-    """The claim on the card, and what `results/claims/ID.json` says came of it."""
-    path = CLAIMS / f"{card.id}.json"
-    if card.claim is None:
-        return "Its card claims nothing."
-    parts = [f"It claims: {card.claim.about or card.claim.metric} (`diptych claim {card.id}`)."]
+    """The claims on the card, and what `results/claims/ID/NAME.json` says came of each."""
+    found = [_measured(card.id, name, claim) for name, claim in card.claims.items()]
+    return "\n\n".join(found) or "Its card claims nothing."
+
+
+def _measured(id: str, name: str, claim: Claim) -> str:
+    path = CLAIMS / id / f"{name}.json"
+    parts = [f"It claims: {claim.about or claim.metric} (`diptych claim {id}/{name}`)."]
     if not path.is_file():
         return parts[0] + " It has not been measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
     kind = "yes" if found["verdict"] == status.CONFIRMED else "no"
     parts.append(f'<div class="verdict {kind}" markdown>\n\n{sentence(found["summary"])}\n\n</div>')
-    if found["card"] != digest(card.claim):
+    if not status.unchanged(found, claim):
         parts.append("The card has changed since, and the claim is to be measured again.")
     parts += [deciding(found), folded("Everything that was measured beside it", everything(found["comparison"]))]
     return "\n\n".join([*parts, costs(found["comparison"])])
@@ -380,10 +382,14 @@ def _title(id: str | None) -> str:
 
 
 def _verdict(id: str) -> str:
-    path = CLAIMS / f"{id}.json"
-    if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["verdict"])
-    return "not measured" if methods.card(id).claim else "none"
+    names = methods.card(id).claims
+    files = [CLAIMS / id / f"{name}.json" for name in names]
+    verdicts = [json.loads(file.read_text(encoding="utf-8"))["verdict"] for file in files if file.is_file()]
+    verdicts += ["not measured"] * (len(names) - len(verdicts))
+    return (
+        ", ".join(f"{verdicts.count(one)} {one}" if len(names) > 1 else one for one in dict.fromkeys(verdicts))
+        or "none"
+    )
 
 
 def _code(text: str) -> str:

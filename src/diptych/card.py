@@ -6,7 +6,8 @@ for it. `isinstance(method, EmbedsImages)` is the whole mechanism.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Claim:
     """What a method says it does better than its baseline, fixed before it is measured; `diptych claim ID` decides.
 
     It is confirmed when the 95 % interval of the difference to the baseline, and of that to the control where there is
-    one, lies on the right side of zero.
+    one, lies on the right side of zero, or of `margin` below it.
     """
 
     metric: str
@@ -43,6 +44,8 @@ class Claim:
     seeds: int = 3
     about: str = ""
     """the claim in a sentence"""
+    margin: float = 0.0
+    """how far behind it may be and still count as no worse, in the units of the metric, for what is cheaper"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Card:
     needs: tuple[str, ...] = ("image", "text")
     baseline: str | None = None
     idea: str = ""
-    claim: Claim | None = None
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    """one or several, each by a word for what it is about: `diptych claim ID/WORD`"""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ import pytest
 import torch
 from app_helpers import TINY
 
+from diptych import methods
 from diptych.app import claim, compare, comparison, jobs, leaks
 from diptych.app.main import main
 from diptych.card import Claim
@@ -203,9 +204,11 @@ CLAIM = Claim(
 
 
 def test_claim_is_measured_and_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(claim, "claimed", lambda id: CLAIM)
-    found = claim.measure("filip", how=compare.How(device="cpu", at_a_time=1), results=tmp_path / "r", runs=tmp_path)
-    told = json.loads((tmp_path / "r" / "filip.json").read_text())
+    card = replace(methods.card("filip"), claims={"small": CLAIM})
+    monkeypatch.setattr(claim.methods, "card", lambda id: card)
+    how = compare.How(device="cpu", at_a_time=1)
+    found = claim.measure("filip", "small", how=how, results=tmp_path / "r", runs=tmp_path)
+    told = json.loads((tmp_path / "r" / "filip" / "small.json").read_text())
     assert told["verdict"] == found.verdict
     assert told["card"] == claim.digest(CLAIM)
     assert [d["against"] for d in told["differences"]] == ["clip", "clip:pool=mean"]
@@ -219,16 +222,18 @@ def difference(low: float, high: float, label: str = "clip") -> comparison.Diffe
 
 
 @pytest.mark.parametrize(
-    ("direction", "clip", "control", "verdict"),
+    ("direction", "margin", "clip", "control", "verdict"),
     [
-        ("higher", (-0.3, -0.1), (-0.3, -0.2), claim.CONFIRMED),
-        ("higher", (-0.3, -0.1), (-0.3, 0.1), claim.NOT_CONFIRMED),  # no better than the control
-        ("higher", (-0.3, 0.1), (-0.3, -0.1), claim.NOT_CONFIRMED),
-        ("higher", (0.1, 0.3), (0.1, 0.3), claim.NOT_CONFIRMED),
-        ("lower", (0.1, 0.3), (0.1, 0.3), claim.CONFIRMED),
+        ("higher", 0, (-0.3, -0.1), (-0.3, -0.2), claim.CONFIRMED),
+        ("higher", 0, (-0.3, -0.1), (-0.3, 0.1), claim.NOT_CONFIRMED),  # no better than the control
+        ("higher", 0, (-0.3, 0.1), (-0.3, -0.1), claim.NOT_CONFIRMED),
+        ("higher", 0.2, (-0.3, 0.1), (-0.3, -0.1), claim.CONFIRMED),  # behind by no more than it may be
+        ("higher", 0, (0.1, 0.3), (0.1, 0.3), claim.NOT_CONFIRMED),
+        ("lower", 0, (0.1, 0.3), (0.1, 0.3), claim.CONFIRMED),
+        ("lower", 0.2, (-0.1, 0.3), (0.1, 0.3), claim.CONFIRMED),
     ],
 )
-def test_verdict_takes_every_interval_on_the_claimed_side(direction, clip, control, verdict) -> None:
+def test_verdict_takes_every_interval_on_the_claimed_side(direction, margin, clip, control, verdict) -> None:
     labels = ("filip", "clip", "control")
     scores = tuple(comparison.Score(label, "w/val", "t", "m", 0.5, chance=0.1) for label in labels)
     found = comparison.Comparison(
@@ -240,8 +245,8 @@ def test_verdict_takes_every_interval_on_the_claimed_side(direction, clip, contr
         scores,
         (difference(*clip), difference(*control, label="control")),
     )
-    some = replace(CLAIM, metric="t/m", direction=direction)
-    decided = claim.decide("filip", some, found)
+    some = replace(CLAIM, metric="t/m", direction=direction, margin=margin)
+    decided = claim.decide("filip", "small", some, found)
     assert decided.verdict == verdict
     assert decided.differences[0].value == -sum(clip) / 2
 
@@ -255,3 +260,5 @@ def test_a_comparison_comes_back_as_it_was_written(unbroken: Path, tmp_path) -> 
 def test_a_method_that_claims_nothing_is_told(capsys) -> None:
     assert main(["claim", "clip"]) == 1
     assert "claims nothing" in capsys.readouterr().err
+    assert main(["claim", "filip/pionting"]) == 1
+    assert "did you mean 'pointing'" in capsys.readouterr().err

@@ -1,10 +1,10 @@
 """The matrix of systems and columns: from what was recorded to the pages that show it."""
 
 import ast
-import dataclasses
 import importlib.util
 import json
 import re
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,22 +13,23 @@ from diptych import methods
 from diptych.app import status, status_page
 from diptych.app.main import main
 from diptych.app.status import COLUMNS, State
+from diptych.card import Claim
 
 ROOT = Path(__file__).resolve().parents[2]
 SHEETS = ROOT.parent / "shared" / "systems"
 
 RECORDED = {
-    "tests/a.py::test_by_hand[1]": {"shows": {"F": ["uniter"]}, "outcome": "passed"},
-    "tests/a.py::test_by_hand[2]": {"shows": {"F": ["uniter"]}, "outcome": "passed"},
-    "tests/a.py::test_limit": {"shows": {"F": ["uniter", "clip"], "R": ["uniter"]}, "outcome": "passed"},
-    "tests/b.py::test_reference": {"shows": {"P": ["uniter"], "F": ["clip"]}, "outcome": "failed"},
-    "tests/b.py::test_towers[a]": {"shows": {"L": ["uniter"]}, "outcome": "skipped"},
-    "tests/b.py::test_towers[b]": {"shows": {"L": ["uniter"]}, "outcome": "passed"},
-    "tests/b.py::test_on_a_gpu": {"shows": {"T": ["uniter"]}, "outcome": "skipped"},
+    "tests/a.py::test_by_hand[1]": {"shows": {"F": ["svco"]}, "outcome": "passed"},
+    "tests/a.py::test_by_hand[2]": {"shows": {"F": ["svco"]}, "outcome": "passed"},
+    "tests/a.py::test_limit": {"shows": {"F": ["svco", "clip"], "R": ["svco"]}, "outcome": "passed"},
+    "tests/b.py::test_reference": {"shows": {"P": ["svco"], "F": ["clip"]}, "outcome": "failed"},
+    "tests/b.py::test_towers[a]": {"shows": {"L": ["svco"]}, "outcome": "skipped"},
+    "tests/b.py::test_towers[b]": {"shows": {"L": ["svco"]}, "outcome": "passed"},
+    "tests/b.py::test_on_a_gpu": {"shows": {"T": ["svco"]}, "outcome": "skipped"},
 }
 CLAIMS = {
-    "uniter": {"verdict": "not confirmed", "summary": "not confirmed: 0.1 points, from -0.3 to 0.5."},
-    "mir": {"verdict": "confirmed", "summary": "confirmed: 2 points, from 1 to 3."},
+    "svco": [{"name": "words", "verdict": "not confirmed", "summary": "not confirmed: 0.1 points, from -0.3 to 0.5."}],
+    "mir": [{"name": "rank", "verdict": "confirmed", "summary": "confirmed: 2 points, from 1 to 3."}],
 }
 
 
@@ -47,14 +48,16 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "results" / "claims").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "tests.json").write_text(json.dumps(RECORDED))
-    for id, claim in CLAIMS.items():
-        (tmp_path / "results" / "claims" / f"{id}.json").write_text(json.dumps(claim))
+    for id, claims in CLAIMS.items():
+        (tmp_path / "results" / "claims" / id).mkdir()
+        for claim in claims:
+            (tmp_path / "results" / "claims" / id / f"{claim['name']}.json").write_text(json.dumps(claim))
     (tmp_path / "README.md").write_text("# Here\n\n<!-- status -->\nold\n<!-- /status -->\n\nend\n")
     return tmp_path
 
 
 def test_a_cell_is_what_its_tests_came_to(matrix):
-    states = {column: cell.state for column, cell in line(matrix, "uniter").cells.items()}
+    states = {column: cell.state for column, cell in line(matrix, "svco").cells.items()}
     assert states == {
         "R": State.SHOWN,
         "F": State.SHOWN,
@@ -68,19 +71,39 @@ def test_a_cell_is_what_its_tests_came_to(matrix):
     assert line(matrix, "mir").cells["C"].state is State.SHOWN
 
 
-def test_a_claim_counts_while_the_card_says_what_was_measured():
+@pytest.mark.parametrize(
+    ("measured", "state"),
+    [
+        ({"one": "same", "two": "same"}, State.SHOWN),
+        ({"one": "same"}, State.PARTLY),  # the other was not measured
+        ({"one": "same", "two": "other"}, State.PARTLY),
+        ({"one": "same", "two": "worse"}, State.FAILED),
+    ],
+)
+def test_claims_count_while_the_card_says_what_was_measured(measured, state, monkeypatch):
     id = next(iter(methods.IDS))
-    card = methods.card(id)
-    now = json.loads(json.dumps(card.claim and dataclasses.asdict(card.claim)))
-    measured = {"verdict": "confirmed", "summary": "so it is"}
-    for claim, state in ((now, State.SHOWN), ({"metric": "another"}, State.PARTLY)):
-        cell = line(status.matrix({}, {id: {**measured, "claim": claim}}), id).cells["C"]
-        assert cell.state is state
-        assert ("changed since" in status_page.shown_by(cell)[0]) == (state is State.PARTLY)
+    claim = Claim("pointing/word", ("world",), ("world",), "clip", "samples=1k")
+    card = replace(methods.card(id), claims={"one": claim, "two": claim})
+    monkeypatch.setattr(status.methods, "card", lambda id: card)
+    now = json.loads(json.dumps(asdict(claim)))
+    told = [
+        {
+            "name": name,
+            "verdict": "not confirmed" if kind == "worse" else "confirmed",
+            "summary": "so it is",
+            "claim": {**now, "seeds": 9} if kind == "other" else now,
+        }
+        for name, kind in measured.items()
+    ]
+    cell = line(status.matrix({}, {id: told}), id).cells["C"]
+    assert cell.state is state
+    shown = " ".join(status_page.shown_by(cell))
+    assert ("changed since" in shown) == ("other" in measured.values())
+    assert ("`two`: not measured yet" in shown) == ("two" not in measured)
 
 
 def test_cases_of_a_test_are_counted_together(matrix):
-    assert line(matrix, "uniter").cells["F"].tests == (
+    assert line(matrix, "svco").cells["F"].tests == (
         status.Shown("tests/a.py", "test_by_hand", passed=2),
         status.Shown("tests/a.py", "test_limit", passed=1),
     )
@@ -89,7 +112,7 @@ def test_cases_of_a_test_are_counted_together(matrix):
 def test_every_system_has_a_row_and_those_without_code_are_empty(matrix):
     assert len(matrix.systems) == 52
     assert {line.system.id for line in matrix.peers} == set(methods.IDS) - {line.system.id for line in matrix.systems}
-    assert {line.system.id for line in matrix.with_code} == {"uniter", "mir"} | (
+    assert {line.system.id for line in matrix.with_code} == {"svco", "mir"} | (
         set(methods.IDS) - {line.system.id for line in matrix.peers}
     )
     assert all(cell.state is State.EMPTY for cell in line(matrix, "povid").cells.values())
@@ -100,12 +123,12 @@ def test_the_page_has_every_system_once_and_says_what_shows_a_cell(matrix):
     page = status_page.page(matrix)
     rows = re.findall(r"^\| \[?([^|\]]+?)(?:\]\(#.*\))? \| \[\d{4}\]", page, re.M)
     assert sorted(rows) == sorted(line.system.name for line in matrix.lines)
-    assert "| [UNITER](#uniter) | [2019](https://arxiv.org/abs/1909.11740) | ● | ● | ✗ |  |  | ✗ | ◐ |" in page
+    assert "| [S-VCO](#s-vco) | [2025](https://arxiv.org/abs/2502.13928) | ● | ● | ✗ |  |  | ✗ | ◐ |" in page
     assert "\n| POVID | [2024](https://arxiv.org/abs/2402.11411) |  |  |  |  |  |  |  |\n" in page
     assert "- `tests/a.py`: by hand (2 cases); limit\n" in page
     assert "- `tests/b.py`: reference (1 failed)\n" in page
     assert "- `tests/b.py`: towers (2 cases, 1 skipped)\n" in page
-    assert "- Not confirmed: 0.1 points, from -0.3 to 0.5.\n" in page
+    assert "- `words`: not confirmed: 0.1 points, from -0.3 to 0.5.\n" in page
     assert "Nothing yet: trains, evaluated.\n\n### MIR" in page
     assert f"Full cells: 3 of {52 * 7}." in page
 
@@ -138,22 +161,22 @@ def test_the_command_writes_what_the_pages_must_hold(checkout, matrix, capsys):
 def test_the_command_prints_all_or_one(checkout, capsys):
     assert main(["status", "--root", str(checkout)]) == 0
     assert all(system.id in capsys.readouterr().out for system in status.systems()[:1])
-    assert main(["status", "uniter", "--root", str(checkout)]) == 0
+    assert main(["status", "svco", "--root", str(checkout)]) == 0
     shown = capsys.readouterr().out
     assert "by hand (2 cases)" in shown
     assert "0.1 points" in shown
-    assert main(["status", "uniter", "--root", str(checkout), "--json"]) == 0
+    assert main(["status", "svco", "--root", str(checkout), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert told["cells"]["L"]["state"] == "partly"
-    assert told["cells"]["C"]["claim"]["verdict"] == "not confirmed"
+    assert told["cells"]["C"]["claims"][0]["verdict"] == "not confirmed"
     assert main(["status", "--root", str(checkout), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 52 + len(status.peers())
 
 
 def test_what_cannot_be_read_is_said_in_one_sentence(checkout, tmp_path, capsys):
-    assert main(["status", "untier", "--root", str(checkout)]) == 1
-    assert "'uniter'" in capsys.readouterr().err
-    (checkout / "results" / "claims" / "mir.json").write_text('{"verdict": "yes", "summary": "so"}')
+    assert main(["status", "svc0", "--root", str(checkout)]) == 1
+    assert "'svco'" in capsys.readouterr().err
+    (checkout / "results" / "claims" / "mir" / "rank.json").write_text('{"verdict": "yes", "summary": "so"}')
     assert main(["status", "--root", str(checkout)]) == 1
     assert "'confirmed' or 'not confirmed'" in capsys.readouterr().err
     assert main(["status", "--root", str(tmp_path / "nowhere")]) == 1
@@ -215,4 +238,4 @@ def test_ids_are_told_apart():
     ids = status.known()
     assert len(ids) == len(set(ids))
     assert set(methods.IDS) <= set(ids)
-    assert {field.name for field in dataclasses.fields(status.System)} == {"id", "title", "year", "family", "arxiv"}
+    assert {field.name for field in fields(status.System)} == {"id", "title", "year", "family", "arxiv"}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_a_measured_claim_is_told_with_its_figures(pages, tmp_path, monkeypatch)
     found = {
         "verdict": "not confirmed",
         "summary": "not confirmed: phrase points at its object: filip 30.0 %, clip 25.0 %",
-        "card": pages.digest(card.claim),
+        "claim": json.loads(json.dumps(asdict(card.claims["pointing"]))),
         "differences": [{**where, "label": "filip", "against": "clip", "value": 0.05, "low": -0.01, "high": 0.11}],
         "comparison": {
             "contestants": [{"label": "filip"}, {"label": "clip"}],
@@ -156,7 +157,8 @@ def test_a_measured_claim_is_told_with_its_figures(pages, tmp_path, monkeypatch)
             "costs": [{"label": "filip", "samples": 30_000, "seconds": 200.0, "parameters": 1_234_567}],
         },
     }
-    (tmp_path / "filip.json").write_text(json.dumps(found))
+    (tmp_path / "filip").mkdir()
+    (tmp_path / "filip" / "pointing.json").write_text(json.dumps(found))
     monkeypatch.setattr(pages, "CLAIMS", tmp_path)
     told = pages.measured(card)
     assert '<div class="verdict no"' in told
@@ -173,7 +175,7 @@ def test_a_measured_claim_is_told_with_its_figures(pages, tmp_path, monkeypatch)
     assert "| filip | 30,000 | 3 min 20 s | 1,234,567 |" in told
     assert "| [FILIP](filip.md) |" in pages.overview()
     assert "| not confirmed |" in pages.overview()
-    (tmp_path / "filip.json").write_text(json.dumps({**found, "card": "of another claim"}))
+    (tmp_path / "filip" / "pointing.json").write_text(json.dumps({**found, "claim": {"metric": "another"}}))
     assert "The card has changed since" in pages.measured(card)
 
 

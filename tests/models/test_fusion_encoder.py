@@ -69,7 +69,9 @@ def seen(count: int = 2) -> dict[str, np.ndarray]:
 
 
 def test_tasks_are_stages_that_name_what_they_read() -> None:
-    method = toy(tasks=("pretrain", "vqa", "nlvr2"), task_shares=(2, 1, 1), task_data=("all", "asked", "all"))
+    method = toy(
+        tasks=("pretrain", "vqa", "nlvr2"), answers=("yes",), task_shares=(2, 1, 1), task_data=("all", "asked", "all")
+    )
     stages = method.stages(Recipe())
     assert [stage.name for stage in stages] == ["pretrain", "vqa", "nlvr2"]
     assert [stage.share for stage in stages] == [0.5, 0.25, 0.25]
@@ -85,7 +87,9 @@ def test_mistakes_in_tasks_are_told() -> None:
     with pytest.raises(ValueError, match="tasks is empty"):
         toy(tasks=())
     with pytest.raises(ValueError, match="task_shares has 1 values for 2 tasks"):
-        toy(tasks=("pretrain", "vqa"), task_shares=(1.0,)).stages(Recipe())
+        toy(tasks=("pretrain", "nlvr2"), task_shares=(1.0,)).stages(Recipe())
+    with pytest.raises(ValueError, match="train on data with questions"):
+        toy(tasks=("vqa",))
 
 
 def test_views_are_of_what_the_sample_has() -> None:

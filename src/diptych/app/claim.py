@@ -1,4 +1,4 @@
-"""`diptych claim ID`: does a method do what its card claims, better than its baseline, on a small scale?"""
+"""`diptych claim ID/NAME`: does a method do what its card claims, better than its baseline, on a small scale?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from diptych import methods
 from diptych.app import compare, wording
 from diptych.app.comparison import Comparison, Difference, plain
 from diptych.card import Claim
+from diptych.config import nearest
 
 RESULTS = Path("results/claims")
 RUNS = Path("runs/claims")
@@ -24,48 +25,54 @@ class Verdict:
     """What came of a claim; `differences` are those of the deciding metric, method minus baseline and minus control."""
 
     id: str
+    name: str
     verdict: str
     summary: str
     differences: tuple[Difference, ...]
     comparison: Comparison
 
 
-def claimed(id: str) -> Claim:
-    """The claim on a method's card.
+def asked(text: str) -> list[tuple[str, str]]:
+    """`filip/pointing` -> that claim; `filip` -> all claims on its card; each as (id, name).
 
     Raises:
-        ValueError: its card claims nothing; the sentence names the methods that do.
+        ValueError: its card claims nothing, or nothing of that name; the sentence names what there is.
     """
-    claim = methods.card(id).claim
-    if claim is None:
-        others = [card.id for card in methods.cards() if card.claim]
+    id, _, name = text.partition("/")
+    claims = methods.card(id).claims
+    if not claims:
+        others = [card.id for card in methods.cards() if card.claims]
         raise ValueError(
             f"the card of {id} claims nothing that could be measured; there are claims of {', '.join(others)}."
         )
-    return claim
+    if name and name not in claims:
+        raise ValueError(nearest(name, claims, f"claim of {id} called"))
+    return [(id, one) for one in claims if name in ("", one)]
 
 
-def measure(id: str, *, how: compare.How | None = None, results: Path = RESULTS, runs: Path = RUNS) -> Verdict:
-    """Runs a method, its baseline and its control over the claim's seeds, and writes `results/ID.json`.
+def measure(
+    id: str, name: str, *, how: compare.How | None = None, results: Path = RESULTS, runs: Path = RUNS
+) -> Verdict:
+    """Runs a method, its baseline and its control over the claim's seeds, and writes `results/ID/NAME.json`.
 
     What was run before with the same options is not run again, also where it was another method's baseline.
 
     Raises:
         ValueError: there is no such method or claim, or the deciding metric was not measured.
     """
-    how, claim = how or compare.How(), claimed(id)
+    how, claim = how or compare.How(), methods.card(id).claims[name]
     sides = tuple(filter(None, (id, claim.baseline, claim.control)))
     contest = compare.Contest(sides, claim.data, claim.val, _tasks(claim), claim.settings, claim.budget, claim.seeds)
     how = compare.How(how.device, how.at_a_time, how.allow_leaks, runs / "runs")
-    comparison = compare.compare(contest, runs / id, how)
-    verdict = decide(id, claim, comparison)
-    results.mkdir(parents=True, exist_ok=True)
+    comparison = compare.compare(contest, runs / id / name, how)
+    verdict = decide(id, name, claim, comparison)
+    (results / id).mkdir(parents=True, exist_ok=True)
     text = json.dumps(told(verdict, claim), indent=1, ensure_ascii=False) + "\n"
-    (results / f"{id}.json").write_text(text, encoding="utf-8")
+    (results / id / f"{name}.json").write_text(text, encoding="utf-8")
     return verdict
 
 
-def decide(id: str, claim: Claim, comparison: Comparison) -> Verdict:
+def decide(id: str, name: str, claim: Claim, comparison: Comparison) -> Verdict:
     """The verdict on a comparison whose first side is the method: every interval on the claimed side of zero."""
     task, _, metric = claim.metric.partition("/")
     deciding = [d for d in comparison.differences if (d.task, d.metric) == (task, metric)]
@@ -75,18 +82,19 @@ def decide(id: str, claim: Claim, comparison: Comparison) -> Verdict:
         raise ValueError(
             f"{claim.metric} was not measured sample by sample, so that the claim of {id} cannot be decided."
         )
-    well = all(d.low > 0 if claim.direction == "higher" else d.high < 0 for d in found)
+    well = all(d.low > -claim.margin if claim.direction == "higher" else d.high < claim.margin for d in found)
     verdict = CONFIRMED if well else NOT_CONFIRMED
-    return Verdict(id, verdict, _summary(id, verdict, claim, found, comparison), found, comparison)
+    return Verdict(id, name, verdict, _summary(id, verdict, claim, found, comparison), found, comparison)
 
 
 def told(verdict: Verdict, claim: Claim) -> dict[str, Any]:
-    """The content of `results/claims/ID.json`."""
+    """The content of `results/claims/ID/NAME.json`."""
     comparison: dict[str, Any] = plain(asdict(verdict.comparison))
     for side in comparison["contestants"]:
         side.pop("runs")  # folders of this machine
     return {
         "id": verdict.id,
+        "name": verdict.name,
         "verdict": verdict.verdict,
         "summary": verdict.summary,
         "card": digest(claim),
@@ -119,8 +127,9 @@ def _summary(id: str, verdict: str, claim: Claim, found: Sequence[Difference], c
         f"difference {100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
         for d in found
     ]
+    allowed = f", {100 * claim.margin:g} points behind count as no worse" if claim.margin else ""
     chance = next(s.chance for s in comparison.scores if (s.task, s.metric) == (first.task, first.metric))
     return (
         f"{verdict}: {wording.metric_title(first.metric)}: {id} {100 * own:.1f} %, {'; '.join(others)} "
-        f"(chance {100 * chance:.1f} %, {claim.seeds} seeds, {first.n:,} judged)"
+        f"(chance {100 * chance:.1f} %, {claim.seeds} seeds, {first.n:,} judged{allowed})"
     )

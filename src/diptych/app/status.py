@@ -1,20 +1,22 @@
 """Which system has what: the matrix of all systems against seven columns, derived from what was recorded.
 
 Two kinds of files tell: `results/tests.json`, what the tests marked with `shows` came to (`pytest --record` writes it),
-and `results/claims/ID.json`, one measured claim each (`diptych claim ID` writes it). Nothing else fills a cell.
+and `results/claims/ID/NAME.json`, one measured claim each (`diptych claim ID` writes it). Nothing else fills a cell.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diptych import methods
+from diptych.card import Claim
+from diptych.config import from_dict
 
 SYSTEMS = Path(__file__).parent / "assets" / "systems.json"
 TESTS = Path("results", "tests.json")
@@ -56,9 +58,9 @@ class State(Enum):
 
 
 MEANING: dict[State, str] = {
-    State.SHOWN: "all of its tests passed, or its claim was confirmed",
-    State.PARTLY: "some of its tests were skipped, or its card has changed since its claim was measured",
-    State.FAILED: "a test failed, or its claim was not confirmed",
+    State.SHOWN: "all of its tests passed, or its claims were confirmed",
+    State.PARTLY: "some of its tests were skipped, or a claim is not measured as the card has it now",
+    State.FAILED: "a test failed, or a claim was not confirmed",
     State.EMPTY: "nothing shows it yet",
 }
 
@@ -92,21 +94,21 @@ class Shown:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is known of one column of one system: marked tests, or for column C the measured claim."""
+    """What is known of one column of one system: marked tests, or for column C the measured claims."""
 
     tests: tuple[Shown, ...] = ()
-    claim: Mapping[str, Any] | None = None
-    """what `results/claims/ID.json` holds; its "verdict" and "summary" are read"""
-    outdated: bool = False
-    """whether the card claims something else by now than what was measured"""
+    claims: tuple[Mapping[str, Any], ...] = ()
+    """what `results/claims/ID/NAME.json` hold; their "verdict" and "summary" are read"""
+    outdated: frozenset[str] = frozenset()
+    """names of claims of which the card says something else by now than what was measured, or that were not measured"""
 
     @property
     def state(self) -> State:
         """Full only when everything that was marked for it passed, and something was."""
-        if self.claim is not None and self.outdated:
-            return State.PARTLY
-        if self.claim is not None:
-            return State.SHOWN if self.claim["verdict"] == CONFIRMED else State.FAILED
+        if any(claim["verdict"] != CONFIRMED for claim in self.claims if claim.get("name") not in self.outdated):
+            return State.FAILED
+        if self.claims:
+            return State.PARTLY if self.outdated else State.SHOWN
         if any(test.failed for test in self.tests):
             return State.FAILED
         if not any(test.passed for test in self.tests):
@@ -174,16 +176,18 @@ def read(root: Path) -> Matrix:
     path = root / TESTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: name a checkout with --root, or record with `pytest --record`.")
-    claims = {file.stem: _claim(file) for file in sorted((root / CLAIMS).glob("*.json"))}
+    claims: dict[str, list[Mapping[str, Any]]] = {}
+    for file in sorted((root / CLAIMS).glob("*/*.json")):
+        claims.setdefault(file.parent.name, []).append(_claim(file))
     return matrix(json.loads(path.read_text(encoding="utf-8")), claims)
 
 
-def matrix(recorded: Mapping[str, Mapping[str, Any]], claims: Mapping[str, Mapping[str, Any]]) -> Matrix:
+def matrix(recorded: Mapping[str, Mapping[str, Any]], claims: Mapping[str, Sequence[Mapping[str, Any]]]) -> Matrix:
     """The matrix from what was recorded.
 
     Args:
         recorded: test -> {"shows": {column: ids}, "outcome": "passed", "failed" or "skipped"}.
-        claims: id -> {"verdict": "confirmed" or "not confirmed", "summary": one sentence, "claim": its fields}.
+        claims: id -> [{"name", "verdict": "confirmed" or "not confirmed", "summary": a sentence, "claim": its fields}].
     """
 
     def line(system: System) -> Line:
@@ -192,7 +196,7 @@ def matrix(recorded: Mapping[str, Mapping[str, Any]], claims: Mapping[str, Mappi
             for column in COLUMNS
         }
         if system.id in claims:
-            cells[CLAIM] = Cell(claim=claims[system.id], outdated=_outdated(system.id, claims[system.id]))
+            cells[CLAIM] = Cell(claims=tuple(claims[system.id]), outdated=_outdated(system.id, claims[system.id]))
         return Line(system, cells)
 
     def _tests(names: Iterable[str]) -> tuple[Shown, ...]:
@@ -207,15 +211,24 @@ def matrix(recorded: Mapping[str, Mapping[str, Any]], claims: Mapping[str, Mappi
     return Matrix(tuple(map(line, systems())), tuple(map(line, peers())))
 
 
-def _outdated(id: str, measured: Mapping[str, Any]) -> bool:
-    if id not in methods.IDS:
+def unchanged(measured: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether a result is of the claim as it stands on the card now."""
+    try:
+        return from_dict(Claim, measured.get("claim") or {}) == claim
+    except (TypeError, ValueError):  # a claim of an older form, or none
         return False
-    claim = methods.card(id).claim
-    return bool(json.loads(json.dumps(claim and asdict(claim))) != measured.get("claim"))
+
+
+def _outdated(id: str, measured: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    if id not in methods.IDS:
+        return frozenset()
+    now, found = methods.card(id).claims, {str(one.get("name")): one for one in measured}
+    same = {name for name in now if name in found and unchanged(found[name], now[name])}
+    return frozenset((now.keys() | found.keys()) - same)
 
 
 def _claim(file: Path) -> Mapping[str, Any]:
-    claim: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    claim: dict[str, Any] = {"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))}
     if claim.get("verdict") not in (CONFIRMED, NOT_CONFIRMED) or not claim.get("summary"):
         raise ValueError(f"{file} must have a summary and the verdict {CONFIRMED!r} or {NOT_CONFIRMED!r}.")
     return claim

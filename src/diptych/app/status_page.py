@@ -72,8 +72,11 @@ def page(matrix: Matrix) -> str:
 
 def shown_by(cell: Cell) -> list[str]:
     """What fills a cell: the claim, or the tests, file by file."""
-    if cell.claim is not None:
-        return [_capital(cell.claim["summary"]) + " (Its card has changed since.)" * cell.outdated]
+    if cell.claims or cell.outdated:
+        told = {str(claim.get("name")): claim["summary"] for claim in cell.claims}
+        changed = {name: " (Its card has changed since.)" * (name in cell.outdated) for name in told}
+        found = [f"`{name}`: {summary}{changed[name]}" for name, summary in told.items()]
+        return found + [f"`{name}`: not measured yet" for name in sorted(cell.outdated - set(told))]
     files = groupby(cell.tests, key=lambda test: test.file)
     return [f"`{file}`: {'; '.join(map(_sentence, tests))}" for file, tests in files]
 

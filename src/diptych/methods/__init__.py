@@ -96,7 +96,9 @@ def _read_card(name: str) -> Card:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal, or of `Claim(...)` with literal arguments."""
+    """The value of a literal, also where it holds `Claim(...)` with literal arguments."""
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Claim":
         return Claim(**{word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg})
     return ast.literal_eval(node)

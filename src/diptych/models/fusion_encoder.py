@@ -103,6 +103,8 @@ class FusionEncoder(nn.Module, Pretrained):
         """Makes the heads of the tasks that are trained: `width` is W of `Fused.pooled`, `image_width` E."""
         tasks, answers = self.config.tasks, len(self.config.answers)
         self.match_head = nn.Linear(width, 2)
+        if "vqa" in tasks and not answers:
+            raise ValueError("the task vqa chooses from answers, and there are none: train on data with questions.")
         if "vqa" in tasks:
             self.answer_head = self.make_answer_head(width, answers)
         if "nlvr2" in tasks:

@@ -79,7 +79,11 @@ def _print_one(line: Line) -> None:
 
 def _plain(line: Line) -> dict[str, Any]:
     cells = {
-        letter: {"state": cell.state.name.lower(), "tests": [asdict(test) for test in cell.tests], "claim": cell.claim}
+        letter: {
+            "state": cell.state.name.lower(),
+            "tests": [asdict(test) for test in cell.tests],
+            "claims": cell.claims,
+        }
         for letter, cell in line.cells.items()
     }
     return {**asdict(line.system), "code": line.has_code, "cells": cells}
