@@ -56,6 +56,8 @@ class Measuring:
     """samples at once"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    rerank: int | None = None
+    """candidates of each query that pair_retrieval fuses with it; 0: all, None: all up to 250,000 pairs, 128 beyond"""
 
 
 def train(
@@ -149,7 +151,7 @@ def evaluate(
     sets = measure.judged(specs, split)
     model = load(run, checkpoint)
     seed = trained["recipe"]["seed"] if trained else 0
-    asked = Asked(folder.name, seed, tuple(tasks), how.limit, how.batch, str(choose_device(how.device)))
+    asked = Asked(folder.name, seed, tuple(tasks), how.limit, how.batch, str(choose_device(how.device)), how.rerank)
     if out is None and trained is None:
         return measure.measure(model, sets, asked)
     folders = [Path(out)] if out and len(sets) == 1 else [measure.folder_of(Path(out or folder), s.data) for s in sets]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych import results, training
 from diptych.app import sources, wording
+from diptych.card import MatchesPairs
 from diptych.evaluation import tasks as evaluation
 from diptych.evaluation.embed import CannotEvaluate
 from diptych.results import Row
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diptych.data.dataset import Dataset
+
+_FUSED = 200  # samples among which pairs are fused on the way: 40,000 pairs
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Asked:
     limit: int | None = None
     batch: int = 64
     device: str = "cpu"
+    rerank: int | None = None
 
 
 def judged(specs: Sequence[str], split: str) -> list[Judged]:
@@ -79,7 +83,7 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
             seed=asked.seed,
             out=folder,
             train_data=one.train,
-            how=evaluation.How(limit=asked.limit, device=asked.device, batch=asked.batch, strict=len(sets) == 1),
+            how=evaluation.How(asked.limit, asked.device, asked.batch, rerank=asked.rerank, strict=len(sets) == 1),
         )
     lacking = [task for task in asked.tasks if task not in {row.task for row in rows}]
     if lacking:
@@ -89,14 +93,18 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
 
 
 def judge(sets: Sequence[Judged], asked: Asked, limit: int) -> training.Judge:
-    """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares."""
-    each = max(1, limit // len(sets))
-    captioned = any({"image", "texts"} <= set(one.data.has) for one in sets)
-    tasks = asked.tasks or (("retrieval",) if captioned else ())
+    """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares.
+
+    Where no task is asked for it is retrieval, and all that can be done where that cannot; where this means that pairs
+    are fused, on at most `_FUSED` samples.
+    """
 
     def evaluate(model: nn.Module) -> list[Row]:
         device = str(next(model.parameters()).device)
-        return measure(model, sets, Asked(asked.run, asked.seed, tasks, each, device=device))
+        found = any("retrieval" not in evaluation.obstacles(model, one.data) for one in sets)
+        tasks = asked.tasks or (("retrieval",) if found else ())
+        some = min(limit, _FUSED) if isinstance(model, MatchesPairs) and not tasks else limit
+        return measure(model, sets, Asked(asked.run, asked.seed, tasks, max(1, some // len(sets)), device=device))
 
     return training.Judge(evaluate, best=mean_share)
 

@@ -11,12 +11,16 @@ from diptych.results import Row
 
 _TASKS = {
     "retrieval": "Retrieval: find the caption of a picture, and the picture of a caption",
+    "pair_retrieval": "Retrieval by fusing each pair",
     "hard_gallery": "Retrieval among look-alikes",
+    "pair_hard_gallery": "Retrieval among look-alikes by fusing each pair",
     "foils": "The true caption against almost right ones",
+    "pair_foils": "The true caption against almost right ones, each fused with the picture",
     "zero_shot": "Classification by the names of the classes alone",
     "knn": "Classification by the nearest training pictures",
     "linear_probe": "Linear classifier on frozen features",
     "pointing": "Pointing: does a word light up its place in the picture",
+    "vqa": "Answers to questions",
     "gap": "Distance between the modalities",
 }
 _METRICS = {
@@ -24,6 +28,8 @@ _METRICS = {
     "top5": "right class among the first 5",
     "mean_per_class": "right class first, mean over classes",
     "accuracy": "right choice",
+    "exact": "the usual answer, to the letter",
+    "rerank_depth": "candidates of a query that were fused with it",
     "pairwise": "true caption before a false one, pair by pair",
     "phrase": "phrase points at its object",
     "word": "word points at its object",
@@ -35,6 +41,7 @@ _METRICS = {
 }
 HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1", "accuracy", "phrase")
 """The metrics that say most, in this order."""
+_CHOICES = {"vqa": "questions are answered right"}
 _SIDES = {"image_to_text": ("picture", "caption"), "text_to_image": ("caption", "picture")}
 
 
@@ -46,6 +53,8 @@ def task_title(task: str) -> str:
 def metric_title(metric: str) -> str:
     """`text_to_image_r5` -> `caption → picture, R@5`; an unknown metric keeps its name."""
     found = re.fullmatch(r"(image_to_text|text_to_image)_(?:r(\d+)|median_rank)", metric)
+    if not found and metric.startswith("accuracy_"):
+        return f"right choice, {metric.removeprefix('accuracy_').replace('_', ' ')}"
     if not found:
         return _METRICS.get(metric, metric.replace("_", " "))
     asked, answer = _SIDES[found[1]]
@@ -58,7 +67,7 @@ def headline(row: Row) -> str:
         "text_to_image_r1": f"of {row.n:,} captions find their own picture first",
         "image_to_text_r1": f"of {row.n:,} pictures find their own caption first",
         "top1": f"of {row.n:,} pictures get their right class first",
-        "accuracy": f"of {row.n:,} captions score above all their false ones",
+        "accuracy": f"of {row.n:,} {_CHOICES.get(row.task, 'captions score above all their false ones')}",
         "phrase": f"of {row.n:,} phrases point at their object",
     }
     return meaning.get(row.metric, f"{metric_title(row.metric)}, of {row.n:,}")

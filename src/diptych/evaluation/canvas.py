@@ -149,6 +149,17 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
     return square
 
 
+def tiled(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures as one, in rows of `columns`, all fitted into squares of one side."""
+    side = max(max(picture.size) for picture in pictures)
+    rows = -(-len(pictures) // columns)
+    whole = Image.new("RGB", (columns * side, rows * side), PAPER)
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        whole.paste(fitted(picture, side), (column * side, row * side))
+    return whole
+
+
 def slanted(text: str, style: Style, degrees: int = 45) -> Image.Image:
     """One line of text, turned; an RGBA picture to be pasted with itself as mask."""
     plain = Image.new("RGBA", (round(style.width(text)) + 4, style.height), (*PAPER, 0))

@@ -1,4 +1,8 @@
-"""Retrieval where the wrong answers are almost right: galleries of look-alikes, and captions with one word changed."""
+"""Retrieval where the wrong answers are almost right: galleries of look-alikes, and captions with one word changed.
+
+Both go by the similarity of two towers, or, as `pair_hard_gallery` and `pair_foils`, by a method's judgement of each
+pair.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,33 @@ import numpy as np
 import torch
 
 from diptych.evaluation import statistics
-from diptych.evaluation.embed import Bench, CannotEvaluate, trimmed
+from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.measures import Measure, Result
-from diptych.evaluation.retrieval import ranks
+from diptych.evaluation.pairs import Fused
+from diptych.evaluation.retrieval import TwoTowers, Way
 
 
 def hard_gallery(bench: Bench) -> Result:
+    """`look_alikes` by the similarity of two towers."""
+    return look_alikes(bench, TwoTowers(bench))
+
+
+def pair_hard_gallery(bench: Bench) -> Result:
+    """`look_alikes` by the method's judgement of each pair."""
+    return look_alikes(bench, Fused(bench))
+
+
+def foils(bench: Bench) -> Result:
+    """`above_foils` by the similarity of two towers."""
+    return above_foils(bench, TwoTowers(bench))
+
+
+def pair_foils(bench: Bench) -> Result:
+    """`above_foils` by the method's judgement of each pair."""
+    return above_foils(bench, Fused(bench))
+
+
+def look_alikes(bench: Bench, way: Way) -> Result:
     """R@1 within groups of look-alikes, both directions; ties lose, equal captions are all right.
 
     A group is the samples with the same `scene["group"]`; each picture ranks the distinct captions of its group, each
@@ -21,14 +46,14 @@ def hard_gallery(bench: Bench) -> Result:
     """
     groups = _groups(bench)
     captions = [list(dict.fromkeys(bench.captions[row][0] for row in rows)) for rows in groups]
-    features = bench.texts([text for texts in captions for text in texts])
+    features = way.texts([text for texts in captions for text in texts])
     keys, hits, chances, ids, start = [], [], [], [], 0
     for group, (rows, texts) in enumerate(zip(groups, captions, strict=True)):
         own = np.array([texts.index(bench.captions[row][0]) for row in rows])
         pairs = np.stack([np.arange(len(rows)), own], axis=1)
         gallery = features.take(slice(start, start + len(texts)))
         start += len(texts)
-        by_image, by_text = ranks(bench, bench.images.take(torch.tensor(rows)), gallery, pairs)
+        by_image, by_text = way.ranks(way.images.take(torch.tensor(rows)), gallery, pairs)
         hits.append(np.stack([by_image == 1, by_text[own] == 1], axis=1))
         pictures_of_caption = np.bincount(own)[own]
         chances += [(1 / len(texts), pictures / len(rows)) for pictures in pictures_of_caption]
@@ -41,7 +66,7 @@ def hard_gallery(bench: Bench) -> Result:
     return Result([Measure(*figure) for figure in figures], {"key": keys, "group": ids, **table})
 
 
-def foils(bench: Bench) -> Result:
+def above_foils(bench: Bench, way: Way) -> Result:
     """Does the caption score above its `negatives`? Ties lose.
 
     accuracy: share of captions that are above all k of them, chance 1 / (1 + k). pairwise: mean share of them that the
@@ -55,14 +80,13 @@ def foils(bench: Bench) -> Result:
     }
     if not choices:
         raise CannotEvaluate(f"foils needs captions with negatives; no sample of {bench.data.name} has both.")
-    features = bench.texts([text for texts in choices.values() for text in texts])
-    hits, start = [], 0
-    for row, texts in choices.items():
-        image, text = bench.images.take(slice(row, row + 1)), features.take(slice(start, start + len(texts)))
-        scores = bench.similarity(image, trimmed(text))[0][0]  # (1 + k,)
-        above = (scores[0] > scores[1:]).double()  # no hit where a score is not a number
+    pairs = np.array([(row, column) for column, row in enumerate(row for row in choices for _ in choices[row])])
+    scores = way.scores(way.images, way.texts([text for texts in choices.values() for text in texts]), pairs)
+    ends = np.cumsum([len(texts) for texts in choices.values()])[:-1]
+    hits = []
+    for own in np.split(scores, ends):  # (1 + k,)
+        above = own[0] > own[1:]  # no hit where a score is not a number
         hits.append((float(above.min()), float(above.mean())))
-        start += len(texts)
     accuracy, pairwise = statistics.means(hits)
     chance = float(np.mean([1 / len(texts) for texts in choices.values()]))
     measures = [Measure("accuracy", accuracy, chance), Measure("pairwise", pairwise, 0.5)]

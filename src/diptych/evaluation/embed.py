@@ -1,108 +1,74 @@
-"""Features that the tasks share: every sample is read and embedded once, every text once."""
+"""Features that the tasks share: every sample is read and encoded once, every text once."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from diptych.batch import Features, Sample
+from diptych.batch import Batch, Features, Sample
+from diptych.card import EmbedsImages, EncodesPairs, JudgesStatements
 from diptych.data.dataset import Dataset
-from diptych.data.decode import BrokenSample
 from diptych.data.loader import Loader
+from diptych.evaluation.canvas import PAPER, tiled
+from diptych.evaluation.reading import NOTES, Noted, Views, own_fields, with_implied
 from diptych.training import watchdog
 
 log = logging.getLogger("diptych.evaluation")
 
 TILE = 2**22  # token pairs of a tile of similarities: 16 MB in float32
-_IMPLIES = {"text": "texts", "texts": "text", "category": "label", "label": "category"}
-_NOTES = "notes of the sample"
-_CAPTION = ("text", "texts")
-_STAND_IN = "a picture"
+SEEN = ("image", "video", "sides")
+"""Fields that a person can look at, which no task keeps notes of."""
+_SIDES = "sides_"
+PAIRS = 256  # pairs that are fused at a time
+
+Ints = NDArray[np.int64]
+Encoder = Callable[[Batch], Features]
+Space = Literal["joint", "fusion", "sides"]
+"""What samples are encoded for: the space that both modalities share, fusion, or fusion of each of two sides."""
 
 
 class CannotEvaluate(ValueError):
     """A task cannot run on this method or data; the message is one sentence that says what is missing."""
 
 
-@dataclass(frozen=True)
-class Notes:
-    """What is kept of a sample beside its features: captions, boxes and so on, as they were decoded."""
+class Texts:
+    """Features of texts by one encoder, on the CPU; each text is encoded once."""
 
-    sample: Sample
+    def __init__(self, tokenize: Callable[[list[str]], Batch], encode: Encoder, batch: int) -> None:
+        self._tokenize, self._encode, self._batch = tokenize, encode, batch
+        self._rows: dict[str, int] = {}
+        self._features: Features | None = None
 
-
-@dataclass(frozen=True)
-class Views:
-    """The method's deterministic views of a picture, and the sample's notes.
-
-    Captions are embedded by `embed_text`, each once; a stand-in serves methods whose views ask for one, so that sets
-    of pictures by class need none.
-    """
-
-    views: Callable[[Sample, np.random.Generator | None], Mapping[str, Any]]
-    notes: tuple[str, ...]
-
-    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """A sample -> its views and its notes."""
-        notes = Sample(sample.key, {name: sample[name] for name in self.notes if name in sample})
-        seen = self.views(Sample(sample.key, {**sample, "text": _STAND_IN, "texts": [_STAND_IN]}), None)
-        return {**seen, _NOTES: Notes(notes)}
-
-
-class Noted:
-    """A data set in which a sample that lacks a note has the others, instead of being broken."""
-
-    def __init__(self, data: Dataset, notes: Sequence[str]) -> None:
-        self.data, self.notes = data, tuple(notes)
-        self.name, self.split = data.name, data.split
-
-    @property
-    def has(self) -> frozenset[str]:
-        """As in the data set."""
-        return self.data.has
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """As in the data set."""
-        return self.data.classes
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def key(self, index: int) -> str:
-        """As in the data set."""
-        return self.data.key(index)
-
-    def order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
-        """As in the data set."""
-        return self.data.order(epoch, seed, shuffle)
-
-    def read(self, index: int, fields: Collection[str]) -> Sample:
-        """The fields, and those of the notes that can be had; only the fields may break a sample."""
-        with suppress(BrokenSample):
-            return self.data.read(index, tuple(dict.fromkeys((*fields, *self.notes))))
-        sample = self.data.read(index, fields)
-        found = dict(sample)
-        for name in self.notes:
-            with suppress(BrokenSample):
-                found[name] = self.data.read(index, (name,))[name]
-        return Sample(sample.key, found)
+    def __call__(self, strings: Sequence[str]) -> Features:
+        """Features of the texts, in their order."""
+        new = [text for text in dict.fromkeys(strings) if text not in self._rows]
+        parts = [] if self._features is None else [self._features]
+        for some in blocks(len(new), self._batch):
+            parts.append(self._encode(self._tokenize(new[some])))
+            watchdog.now()
+        for text in new:
+            self._rows[text] = len(self._rows)
+        self._features = joined(parts)
+        rows = [self._rows[text] for text in strings]
+        return self._features if rows == list(range(len(self._rows))) else self._features.take(torch.tensor(rows))
 
 
 class Bench:
-    """A method beside a data set: embeds the pictures once, and each text once, whoever asks.
+    """A method beside a data set: encodes what it sees of each sample once, and each text once, whoever asks.
 
-    `notes` names the fields that tasks read of a sample beside its picture.
+    `notes` names the fields that tasks read of a sample beside what the method sees. `spaces` says what samples are
+    encoded for; None is for all that the method can and the data has.
     """
 
     def __init__(
@@ -115,27 +81,49 @@ class Bench:
         batch: int = 64,
         workers: int = 0,
         keep_tokens: bool | None = None,
+        spaces: Collection[Space] | None = None,
     ) -> None:
         self.method = method
         self.data = data
-        self.notes = [name for name in with_implied(notes) if name in data.has and name != "image"]
+        self.notes = [name for name in with_implied(notes) if name in data.has and name not in SEEN]
         self.device = device
         self.batch = batch
         self.workers = workers
         self.keep_tokens = keep_tokens  # None: found out from the method's similarity at the first batch
+        self.spaces = _spaces(method, data) if spaces is None else spaces
         self.train: Bench | None = None
-        self._rows: dict[str, int] = {}
-        self._texts: Features | None = None
+        self.rerank: int | None = None
 
     @property
     def images(self) -> Features:
-        """Features of the N pictures, on the CPU: tokens (N, P, D), or (N, 0, D) where nobody compares tokens."""
-        return self._embedded[0]
+        """Features of the N samples in the joint space, on the CPU; tokens (N, 0, D) where nobody compares them."""
+        return self._encoded[0]["joint"]
+
+    @property
+    def encoded_images(self) -> Features:
+        """What fusion starts from, of the N samples, on the CPU."""
+        return self._encoded[0]["fusion"]
+
+    @property
+    def encoded_sides(self) -> tuple[Features, Features]:
+        """What fusion starts from, of the first and of the second side of the N samples, on the CPU."""
+        return self._encoded[0]["first"], self._encoded[0]["second"]
 
     @property
     def samples(self) -> list[Sample]:
-        """The N samples in the order of `images`, with those of their notes that can be read, without pictures."""
-        return self._embedded[1]
+        """The N samples in the order of `images`, with those of their notes that can be read, and no pictures."""
+        return self._encoded[1]
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Texts -> their features in the joint space."""
+        _ = self._encoded  # decides whether tokens are kept
+        return Texts(self._tokens, lambda batch: self._kept(self.method.embed_text(batch)), self.batch)
+
+    @cached_property
+    def encoded_texts(self) -> Texts:
+        """Texts -> what fusion starts from."""
+        return Texts(self._tokens, lambda batch: _stored(self.method.encode_text(batch)), self.batch)
 
     @cached_property
     def captions(self) -> list[list[str]]:
@@ -154,21 +142,6 @@ class Bench:
         index = {name: position for position, name in enumerate(self.classes)}
         return np.array([_label(sample, index) for sample in self.samples], dtype=np.int64)
 
-    def texts(self, strings: Sequence[str]) -> Features:
-        """Features of texts, on the CPU; a text that was embedded before is looked up."""
-        _ = self._embedded  # decides whether tokens are kept
-        new = [text for text in dict.fromkeys(strings) if text not in self._rows]
-        parts = [] if self._texts is None else [self._texts]
-        for start in range(0, len(new), self.batch):
-            tokens = self.method.tokenize(new[start : start + self.batch]).to(self.device)
-            parts.append(self._kept(self.method.embed_text(tokens)))
-            watchdog.now()
-        for text in new:
-            self._rows[text] = len(self._rows)
-        self._texts = joined(parts)
-        rows = [self._rows[text] for text in strings]
-        return self._texts if rows == list(range(len(self._rows))) else self._texts.take(torch.tensor(rows))
-
     def similarity(self, image: Features, text: Features) -> tuple[Tensor, Tensor]:
         """Features of I pictures and T texts -> the method's two (I, T) matrices, in float32 on the device."""
         first, second = self.method.similarity(moved(image, self.device), moved(text, self.device))
@@ -185,9 +158,18 @@ class Bench:
         product = image.pooled @ text.pooled.T
         return all(torch.allclose(matrix.cpu(), product, atol=1e-4) for matrix in self.similarity(image, text))
 
-    def picture(self, key: str) -> Any:
-        """The picture of one sample, as a PIL image."""
-        return self.data.read(self.index[key], ("image",)).image
+    def picture(self, key: str) -> Image.Image:
+        """What a person may look at: the picture, four frames of the video, the two sides, or an empty sheet."""
+        there = [name for name in SEEN if name in self.data.has][:1]
+        sample = self.data.read(self.index[key], there)
+        if there == ["image"]:
+            return sample.image  # type: ignore[no-any-return]
+        if there == ["video"]:
+            frames = np.linspace(0, len(sample.video) - 1, 4).astype(int)
+            return tiled([sample.video[frame] for frame in frames.tolist()], 2)
+        if there == ["sides"]:
+            return tiled([side.image for side in sample.sides], 2)
+        return Image.new("RGB", (224, 224), PAPER)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -195,35 +177,59 @@ class Bench:
         return {self.data.key(index): index for index in range(len(self.data))}
 
     @cached_property
-    def _embedded(self) -> tuple[Features, list[Sample]]:
-        needed = [name for name in with_implied(("image", *self.method.card.needs)) if name not in _CAPTION]
-        fields = [name for name in needed if name in self.data.has]
-        data, views = Noted(self.data, self.notes), Views(self.method.views, tuple(self.notes))
+    def _encoded(self) -> tuple[dict[str, Features], list[Sample]]:
+        encoders = self._encoders
+        own = tuple(name for name in own_fields(self.method.card.needs) if name in self.data.has)
+        looks = [own] if {"joint", "fusion"} & set(self.spaces) else []
+        looks += [("sides",)] if "sides" in self.spaces else []
+        views = Views(self.method.views, tuple(looks), tuple(self.notes))
+        data, fields = Noted(self.data, self.notes), [name for look in looks for name in look]
         loader = Loader(data, views, fields, self.batch, 0, shuffle=False, workers=self.workers)
-        parts: list[Features] = []
+        parts: dict[str, list[Features]] = {name: [] for name in encoders}
         samples: list[Sample] = []
         for batch in loader.once():
             if not batch.sample_keys:  # all its samples are broken
                 continue
-            features = self.method.embed_image(batch.to(self.device))
-            if self.keep_tokens is None:
-                self.keep_tokens = self._compares_tokens(features)
-            parts.append(self._kept(features))
+            there = batch.to(self.device)
+            for name, encode in encoders.items():
+                parts[name].append(encode(there))
             watchdog.now()
-            samples += [notes.sample for notes in batch[_NOTES]]
+            samples += [notes.sample for notes in batch[NOTES]]
         loader.close()
         if loader.quarantine:
             log.warning("%d samples of %s could not be read and were left out.", len(loader.quarantine), self.data.name)
         if not samples:
             raise CannotEvaluate(f"{self.data.name} ({self.data.split}) has no sample that can be read.")
-        return joined(parts), samples
+        return {name: joined(of) for name, of in parts.items()}, samples
+
+    @property
+    def _encoders(self) -> dict[str, Encoder]:
+        """Batch -> features on the CPU, for each of the spaces."""
+        found: dict[str, Encoder] = {}
+        if "joint" in self.spaces:
+            found["joint"] = self._joint
+        if "fusion" in self.spaces:
+            found["fusion"] = lambda batch: _stored(self.method.encode_image(batch))
+        if "sides" in self.spaces:
+            found["first"] = lambda batch: _stored(self.method.encode_image(_side(batch, 0)))
+            found["second"] = lambda batch: _stored(self.method.encode_image(_side(batch, 1)))
+        return found
+
+    def _joint(self, batch: Batch) -> Features:
+        features = self.method.embed_image(batch)
+        if self.keep_tokens is None:
+            self.keep_tokens = self._compares_tokens(features)
+        return self._kept(features)
+
+    def _tokens(self, texts: list[str]) -> Batch:
+        return self.method.tokenize(texts).to(self.device)  # type: ignore[no-any-return]
 
     def _compares_tokens(self, image: Features) -> bool:
         """Whether the method's similarity reads tokens: not-a-number in them then reaches the result.
 
         Methods that compare pooled vectors only need not have N x P x D numbers kept for them.
         """
-        text = self.method.embed_text(self.method.tokenize(["a"]).to(self.device))
+        text = self.method.embed_text(self._tokens(["a"]))
         poisoned = [
             side._replace(tokens=torch.full_like(side.tokens, math.nan)) for side in (image.take(slice(1)), text)
         ]
@@ -231,13 +237,22 @@ class Bench:
 
     def _kept(self, features: Features) -> Features:
         if not self.keep_tokens:
-            features = features._replace(tokens=features.tokens[:, :0], mask=features.mask[:, :0])
-        return Features(features.tokens.float().cpu(), features.pooled.float().cpu(), features.mask.cpu())
+            features = shortened(features, 0)
+        return _stored(features)
 
 
-def with_implied(fields: Sequence[str]) -> list[str]:
-    """Fields with their partners: who has `texts` has `text`, who has `label` and class names has `category`."""
-    return list(dict.fromkeys(name for field in fields for name in (field, _IMPLIES.get(field, field))))
+def paired(image: Features, text: Features, pairs: Ints, device: str) -> Iterator[tuple[slice, Features, Features]]:
+    """Features of pairs, (n, 2) rows of images and texts, a block at a time on the device, without common padding."""
+    for some in blocks(len(pairs), PAIRS):
+        yield some, _rows(image, pairs[some, 0], device), _rows(text, pairs[some, 1], device, trim=True)
+        watchdog.now()
+
+
+def _rows(features: Features, rows: Ints, device: str, *, trim: bool = False) -> Features:
+    """Rows of features on the device; what occurs several times is moved once."""
+    different, row = np.unique(rows, return_inverse=True)
+    some = features.take(torch.from_numpy(different))
+    return moved(trimmed(some) if trim else some, device).take(torch.from_numpy(row).to(device))
 
 
 def joined(parts: Sequence[Features]) -> Features:
@@ -245,12 +260,20 @@ def joined(parts: Sequence[Features]) -> Features:
     width = max(part.mask.shape[1] for part in parts)
     tokens = [F.pad(part.tokens, (0, 0, 0, width - part.tokens.shape[1])) for part in parts]
     masks = [F.pad(part.mask, (0, width - part.mask.shape[1])) for part in parts]
-    return Features(torch.cat(tokens), torch.cat([part.pooled for part in parts]), torch.cat(masks))
+    boxes = [F.pad(part.boxes, (0, 0, 0, width - part.boxes.shape[1])) for part in parts if part.boxes is not None]
+    pooled = torch.cat([part.pooled for part in parts])
+    return Features(torch.cat(tokens), pooled, torch.cat(masks), torch.cat(boxes) if boxes else None)
 
 
 def moved(features: Features, device: str) -> Features:
     """The same features on another device."""
     return features.each(lambda part: part.to(device))
+
+
+def shortened(features: Features, tokens: int) -> Features:
+    """The same features with the first tokens only."""
+    boxes = None if features.boxes is None else features.boxes[:, :tokens]
+    return Features(features.tokens[:, :tokens], features.pooled, features.mask[:, :tokens], boxes)
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:
@@ -268,7 +291,7 @@ def trimmed(features: Features) -> Features:
     """The same features without the last tokens where those are padding in every row."""
     real = features.mask.any(0).nonzero()
     longest = int(real.max()) + 1 if len(real) else 0
-    return Features(features.tokens[:, :longest], features.pooled, features.mask[:, :longest])
+    return shortened(features, longest)
 
 
 @contextmanager
@@ -282,6 +305,29 @@ def judging(method: Any, device: str) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _spaces(method: Any, data: Dataset) -> set[Space]:
+    """All that a method can encode samples of a data set for."""
+    found: set[Space] = set()
+    if isinstance(method, EmbedsImages):
+        found.add("joint")
+    if isinstance(method, EncodesPairs):
+        found.add("fusion")
+    if isinstance(method, JudgesStatements) and "sides" in data.has:
+        found.add("sides")
+    return found
+
+
+def _side(batch: Batch, number: int) -> Batch:
+    """The batch of one side: what views call `sides_NAME` (B, 2, ...), as NAME (B, ...)."""
+    sides = {name.removeprefix(_SIDES): value for name, value in batch.items() if name.startswith(_SIDES)}
+    return Batch({name: value[:, number] for name, value in sides.items()}, batch.sample_keys)
+
+
+def _stored(features: Features) -> Features:
+    """Features as they are kept: in float32 on the CPU."""
+    return features.each(lambda part: (part if part.dtype == torch.bool else part.float()).cpu())
 
 
 def _captions(sample: Sample) -> list[str]:

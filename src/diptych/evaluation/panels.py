@@ -9,36 +9,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diptych.batch import Features
 from diptych.card import Grounds
 from diptych.data.dataset import Subset
 from diptych.evaluation import pictures
-from diptych.evaluation.embed import Bench, blocks, tile_side
+from diptych.evaluation.embed import Bench
 from diptych.evaluation.measures import Result
+from diptych.evaluation.pairs import Fused
 from diptych.evaluation.pointing import Query, heat_maps, queries
-from diptych.evaluation.retrieval import caption_pairs
+from diptych.evaluation.retrieval import TwoTowers, Way, caption_pairs
 from diptych.evaluation.zero_shot import confusion, readable
 
 _QUERIES, _SHOWN = 6, 5
 _PICTURES, _WORDS = 4, 5
 _CLASSES = 25
+_ANSWERS = 4
 
 
 def draw_retrieval(bench: Bench, result: Result, folder: Path) -> None:
     """Writes text_to_image.png and image_to_text.png, and words.png for methods that say where words are."""
-    _draw_text_to_image(bench, folder / "text_to_image.png")
-    _draw_image_to_text(bench, folder / "image_to_text.png")
+    _draw_text_to_image(bench, TwoTowers(bench), folder / "text_to_image.png")
+    _draw_image_to_text(bench, TwoTowers(bench), folder / "image_to_text.png")
     if isinstance(bench.method, Grounds):
         _draw_words(bench, folder / "words.png")
 
 
-def _draw_text_to_image(bench: Bench, path: Path) -> None:
+def draw_pair_retrieval(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes pair_text_to_image.png and pair_image_to_text.png."""
+    _draw_text_to_image(bench, Fused(bench), folder / "pair_text_to_image.png")
+    _draw_image_to_text(bench, Fused(bench), folder / "pair_image_to_text.png")
+
+
+def _draw_text_to_image(bench: Bench, way: Way, path: Path) -> None:
     """Six captions, each with the five pictures that it ranks first."""
     texts, pairs = caption_pairs(bench)
-    features = bench.texts(texts)
     asked = np.random.default_rng(0).permutation(len(texts))[:_QUERIES]
     found = []
-    scores = _scores(bench, bench.images, features.take(torch.from_numpy(asked)))[1].T  # (queries, pictures)
+    scores = way.matrices(way.images, way.texts(texts).take(torch.from_numpy(asked)))[1].T  # (queries, pictures)
     for query, row in zip(asked, scores, strict=True):
         right = pairs[pairs[:, 1] == query, 0]
         first, rank, best = _ranked(row, right)
@@ -50,13 +56,12 @@ def _draw_text_to_image(bench: Bench, path: Path) -> None:
     sheet.save(path, few_colours=True)
 
 
-def _draw_image_to_text(bench: Bench, path: Path) -> None:
+def _draw_image_to_text(bench: Bench, way: Way, path: Path) -> None:
     """Six pictures, each with the five captions that it ranks first."""
     texts, pairs = caption_pairs(bench)
-    features = bench.texts(texts)
     asked = np.random.default_rng(1).permutation(np.unique(pairs[:, 0]))[:_QUERIES]
     listed = []
-    scores = _scores(bench, bench.images.take(torch.from_numpy(asked)), features)[0]  # (queries, captions)
+    scores = way.matrices(way.images.take(torch.from_numpy(asked)), way.texts(texts))[0]  # (queries, captions)
     for query, row in zip(asked, scores, strict=True):
         right = pairs[pairs[:, 0] == query, 1]
         first, rank, best = _ranked(row, right)
@@ -67,6 +72,18 @@ def _draw_image_to_text(bench: Bench, path: Path) -> None:
     pictures.image_to_text_grid(listed, title, _subtitle(bench, "pictures drawn at random")).save(
         path, few_colours=True
     )
+
+
+def draw_answers(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes answers.png: six samples, with up to four questions each, what was answered and what is true."""
+    by_key: dict[str, list[pictures.Answer]] = {}
+    columns = [result.samples[name] for name in ("key", "question", "answer", "truth", "accuracy")]
+    for key, question, answer, truth, accuracy in zip(*columns, strict=True):
+        by_key.setdefault(key, []).append(pictures.Answer(question, answer, truth, accuracy > 0))
+    drawn = [list(by_key)[place] for place in np.random.default_rng(0).permutation(len(by_key))[:_QUERIES]]
+    rows = [pictures.Answered(bench.picture(key), by_key[key][:_ANSWERS]) for key in drawn]
+    sheet = pictures.answers(rows, "Questions and answers", _subtitle(bench, "samples drawn at random"))
+    sheet.save(folder / "answers.png", few_colours=True)
 
 
 # words that stand for nothing that could be seen at one place
@@ -175,18 +192,6 @@ def _largest(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list
     folded = np.zeros((_CLASSES, _CLASSES), dtype=np.int64)
     np.add.at(folded, (fold[:, None], fold[None, :]), counts)
     return folded, [*(names[place] for place in kept), f"{len(order) - len(kept)} other classes"], True
-
-
-def _scores(bench: Bench, image: Features, text: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The two whole (I, T) matrices, computed in tiles; one of the sides is a handful of queries."""
-    side = tile_side(image, text)
-    shape = len(image.pooled), len(text.pooled)
-    whole = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for rows in blocks(shape[0], side):
-        for columns in blocks(shape[1], side):
-            for matrix, part in zip(whole, bench.similarity(image.take(rows), text.take(columns)), strict=True):
-                matrix[rows, columns] = part.cpu().numpy()
-    return whole
 
 
 def _ranked(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, int, int]:

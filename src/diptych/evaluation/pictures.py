@@ -68,6 +68,24 @@ class WordHeat:
     boxes: Sequence[Sequence[float] | None]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A question, what a method said, what is true, and whether that is right."""
+
+    question: str
+    said: str
+    truth: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A picture with answers to questions about it."""
+
+    picture: Image.Image
+    answers: Sequence[Answer]
+
+
 def text_to_image_grid(found: Sequence[FoundPictures], title: str, subtitle: str) -> Canvas:
     """A row a caption: the caption, its first pictures, and at the end the right one where it came later."""
     column, shown = 330, max(len(row.pictures) for row in found)
@@ -118,6 +136,31 @@ def image_to_text_grid(found: Sequence[FoundTexts], title: str, subtitle: str) -
             style = Style(BODY, RIGHT, bold=True) if right else body
             sheet.line(texts_at + 26, y + place * step, rank, Style(BODY, RIGHT if right else MUTED), "right")
             sheet.line(texts_at + 44, y + place * step, shortened(text, style, room), style)
+    return sheet
+
+
+def answers(rows: Sequence[Answered], title: str, subtitle: str) -> Canvas:
+    """A row a picture: the picture, and beside it each question with the answer, and the truth where it is another."""
+    width, asked, said = 1180, Style(BODY), Style(BODY, RIGHT, bold=True)
+    step = 2 * asked.height + 10
+    heights = [max(_THUMB, len(row.answers) * step) + 2 * _GAP for row in rows]
+    top = heading_height(width, title, subtitle)
+    sheet = Canvas(width, top + sum(heights) + MARGIN - _GAP)
+    sheet.heading(title, subtitle)
+    texts_at, y = MARGIN + _THUMB + 2 * _GAP, top
+    room = width - MARGIN - texts_at
+    for row, height in zip(rows, heights, strict=True):
+        sheet.rule(y)
+        sheet.picture(MARGIN, y + _GAP, _THUMB, row.picture)
+        for place, one in enumerate(row.answers):
+            line = y + _GAP + place * step
+            sheet.line(texts_at, line, shortened(one.question, asked, room), asked)
+            answer = shortened(one.said or "no answer", said, room / 2)
+            sheet.line(texts_at, line + asked.height, answer, said if one.right else Style(BODY, WRONG, bold=True))
+            if not one.right:
+                truth = shortened(f"right: {one.truth}", asked, room / 2 - _GAP)
+                sheet.line(texts_at + said.width(answer) + _GAP, line + asked.height, truth, Style(BODY, MUTED))
+        y += height
     return sheet
 
 

@@ -7,37 +7,98 @@ best right answer among the wrong ones. Wrong answers that tie with it count as 
 that scores everything alike finds nothing; scores closer than `TIE` are a tie, as rounding could have parted them.
 
 Methods that compare pooled vectors by their inner product are ranked by `neighbours.ranks`, exactly; others, such as
-FILIP, through tiles of their own similarity.
+FILIP, through tiles of their own similarity; `pairs` ranks by a method's judgement of each pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diptych import neighbours
 from diptych.batch import Features
 from diptych.evaluation import statistics
-from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, tile_side, trimmed
+from diptych.evaluation.embed import Bench, CannotEvaluate, Ints, blocks, tile_side, trimmed
 from diptych.evaluation.measures import Measure, Result, stacked
 
 TIE = 1e-5
 DEPTHS = (1, 5, 10)
 
 Similarity = Callable[[Features, Features], tuple[Tensor, Tensor]]
-Ints = NDArray[np.int64]
 
 
-def ranks(bench: Bench, image: Features, text: Features, pairs: Ints) -> tuple[Ints, Ints]:
-    """As `rank_of_best_positive`, by the bench's method, the fastest way that its similarity allows."""
-    if not bench.multiplies:
-        return rank_of_best_positive(bench.similarity, image, text, pairs)
-    device = "cpu" if bench.device.startswith("mps") else bench.device  # mps has no double precision
-    return neighbours.ranks(image.pooled.to(device), text.pooled.to(device), pairs, tie=TIE)
+class Way(Protocol):
+    """A way in which a method says how well pictures and texts go together."""
+
+    @property
+    def images(self) -> Features:
+        """Features of the N pictures."""
+        ...
+
+    def texts(self, strings: Sequence[str]) -> Features:
+        """Features of texts."""
+        ...
+
+    def ranks(self, image: Features, text: Features, pairs: Ints) -> tuple[Ints, Ints]:
+        """As `rank_of_best_positive`."""
+        ...
+
+    def matrices(self, image: Features, text: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Two whole (I, T) matrices of scores, image -> text and text -> image."""
+        ...
+
+    def scores(self, image: Features, text: Features, pairs: Ints) -> np.ndarray:
+        """Scores (n,) of single pairs, (n, 2) rows of images and texts, image -> text."""
+        ...
+
+
+class TwoTowers:
+    """By the similarity of features in the joint space."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    @property
+    def images(self) -> Features:
+        """Features of the N pictures in the joint space."""
+        return self.bench.images
+
+    def texts(self, strings: Sequence[str]) -> Features:
+        """Features of texts in the joint space."""
+        return self.bench.texts(strings)
+
+    def ranks(self, image: Features, text: Features, pairs: Ints) -> tuple[Ints, Ints]:
+        """As `rank_of_best_positive`, the fastest way that the method's similarity allows."""
+        if not self.bench.multiplies:
+            return rank_of_best_positive(self.bench.similarity, image, text, pairs)
+        device = "cpu" if self.bench.device.startswith("mps") else self.bench.device  # mps has no double precision
+        return neighbours.ranks(image.pooled.to(device), text.pooled.to(device), pairs, tie=TIE)
+
+    def matrices(self, image: Features, text: Features) -> tuple[np.ndarray, np.ndarray]:
+        """The two matrices, computed in tiles."""
+        side = tile_side(image, text)
+        shape = len(image.pooled), len(text.pooled)
+        whole = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        for rows in blocks(shape[0], side):
+            for columns in blocks(shape[1], side):
+                parts = self.bench.similarity(image.take(rows), trimmed(text.take(columns)))
+                for matrix, part in zip(whole, parts, strict=True):
+                    matrix[rows, columns] = part.cpu().numpy()
+        return whole
+
+    def scores(self, image: Features, text: Features, pairs: Ints) -> np.ndarray:
+        """Scores of single pairs, picture by picture."""
+        found = np.empty(len(pairs), np.float32)
+        for row in np.unique(pairs[:, 0]).tolist():
+            own = np.flatnonzero(pairs[:, 0] == row)
+            found[own] = self.matrices(image.take(slice(row, row + 1)), text.take(torch.from_numpy(pairs[own, 1])))[0][
+                0
+            ]
+        return found
 
 
 def rank_of_best_positive(
@@ -125,7 +186,12 @@ def caption_pairs(bench: Bench) -> tuple[list[str], Ints]:
 def retrieval(bench: Bench) -> Result:
     """R@1, R@5, R@10 and median rank in both directions, in [0, 1] and in ranks from 1."""
     texts, pairs = caption_pairs(bench)
-    by_image, by_text = ranks(bench, bench.images, bench.texts(texts), pairs)
+    return recalls(bench, texts, pairs, TwoTowers(bench).ranks(bench.images, bench.texts(texts), pairs))
+
+
+def recalls(bench: Bench, texts: Sequence[str], pairs: Ints, ranks: tuple[Ints, Ints]) -> Result:
+    """The figures of retrieval from the ranks of right answers: of the N pictures and of the texts."""
+    by_image, by_text = ranks
     of_image = np.bincount(pairs[:, 0], minlength=len(by_image))  # right answers of each query
     of_text = np.bincount(pairs[:, 1], minlength=len(by_text))
     keys = np.array([sample.key for sample in bench.samples], dtype=object)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diptych.batch import MissingField, missing, require
-from diptych.card import EmbedsImages, EmbedsTexts, Grounds, ScoresPairs
+from diptych.card import AnswersQuestions, EmbedsImages, EmbedsTexts, EncodesPairs, Grounds, MatchesPairs, ScoresPairs
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
 from diptych.evaluation import panels
-from diptych.evaluation.contrasts import foils, hard_gallery
-from diptych.evaluation.embed import Bench, CannotEvaluate, judging, with_implied
+from diptych.evaluation.answering import vqa
+from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
+from diptych.evaluation.embed import Bench, CannotEvaluate, Space, judging
 from diptych.evaluation.gap import gap
 from diptych.evaluation.measures import Result, write_samples
+from diptych.evaluation.pairs import pair_retrieval
 from diptych.evaluation.pointing import pointing
 from diptych.evaluation.probe import knn, linear_probe
+from diptych.evaluation.reading import GIVEN, own_fields, with_implied
 from diptych.evaluation.retrieval import retrieval
 from diptych.evaluation.zero_shot import zero_shot
 from diptych.results import Row
@@ -31,7 +34,10 @@ _RUN_OF_NEIGHBOURS = 16
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation: what it asks of a method and of a data set, and the function that does it."""
+    """One evaluation: what it asks of a method and of a data set, and the function that does it.
+
+    What a method sees with (pictures, regions, clips) is named by its card; `needs` are the fields beside it.
+    """
 
     about: str
     protocols: tuple[type, ...]
@@ -43,6 +49,16 @@ class Task:
     """writes pictures into a folder"""
     trains: bool = False
     """learns from a training set that is given beside the evaluated one"""
+    sides: bool = False
+    """looks at the two sides of a sample, which then need not have what the method sees with itself"""
+
+    def spaces(self, method: Any) -> set[Space]:
+        """What samples are encoded for; re-ranking chooses candidates in the joint space, where there is one."""
+        fuses = any(issubclass(protocol, EncodesPairs) for protocol in self.protocols)
+        found: set[Space] = {"sides" if self.sides else "fusion"} if fuses else set()
+        if EmbedsImages in self.protocols or (MatchesPairs in self.protocols and isinstance(method, ScoresPairs)):
+            found.add("joint")
+        return found
 
 
 _PAIRS = (EmbedsImages, EmbedsTexts, ScoresPairs)
@@ -51,41 +67,47 @@ TASKS: dict[str, Task] = {
     "retrieval": Task(
         "R@1, R@5, R@10 and median rank, picture to caption and back",
         _PAIRS,
-        ("image", "text"),
+        ("text",),
         retrieval,
         draw=panels.draw_retrieval,
     ),
-    "hard_gallery": Task("R@1 among look-alikes", _PAIRS, ("image", "text", "scene"), hard_gallery),
-    "foils": Task("true caption against almost right ones", _PAIRS, ("image", "text", "negatives"), foils),
+    "pair_retrieval": Task(
+        "the same, each pair fused", (MatchesPairs,), ("text",), pair_retrieval, draw=panels.draw_pair_retrieval
+    ),
+    "hard_gallery": Task("R@1 among look-alikes", _PAIRS, ("text", "scene"), hard_gallery),
+    "pair_hard_gallery": Task("the same, each pair fused", (MatchesPairs,), ("text", "scene"), pair_hard_gallery),
+    "foils": Task("true caption against almost right ones", _PAIRS, ("text", "negatives"), foils),
+    "pair_foils": Task("the same, each pair fused", (MatchesPairs,), ("text", "negatives"), pair_foils),
     "zero_shot": Task(
-        "classification by the names of the classes",
-        _PAIRS,
-        ("image", "category"),
-        zero_shot,
-        draw=panels.draw_confusion,
+        "classification by the names of the classes", _PAIRS, ("category",), zero_shot, draw=panels.draw_confusion
     ),
-    "knn": Task(
-        "classification by the nearest training pictures", (EmbedsImages,), ("image", "category"), knn, trains=True
-    ),
+    "knn": Task("classification by the nearest training pictures", (EmbedsImages,), ("category",), knn, trains=True),
     "linear_probe": Task(
-        "a linear classifier on frozen features", (EmbedsImages,), ("image", "category"), linear_probe, trains=True
+        "a linear classifier on frozen features", (EmbedsImages,), ("category",), linear_probe, trains=True
     ),
     "pointing": Task(
         "does a word find its place in the picture",
         (EmbedsImages, EmbedsTexts, Grounds),
-        ("image", "text", "boxes", "spans"),
+        ("text", "boxes", "spans"),
         pointing,
         uses=("attributes", "scene"),
         draw=panels.draw_heat,
     ),
-    "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("image", "text"), gap),
+    "vqa": Task(
+        "answers to questions, by ten people's where there are",
+        (AnswersQuestions,),
+        ("questions",),
+        vqa,
+        draw=panels.draw_answers,
+    ),
+    "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("text",), gap),
 }
 """The one lookup table of evaluations: name -> task."""
 
 
 @dataclass(frozen=True)
 class How:
-    """How an evaluation computes; none of it but `limit` changes a figure."""
+    """How an evaluation computes; none of it but `limit` and `rerank` changes a figure."""
 
     limit: int | None = None
     """judge about this many samples, in runs of 16 neighbours spread evenly over the data set, so that sorted sets are
@@ -96,6 +118,9 @@ class How:
     """samples embedded at a time"""
     workers: int = 0
     """processes that read"""
+    rerank: int | None = None
+    """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0 fuses all pairs, None does
+    so up to 250,000 and takes 128 candidates beyond"""
     strict: bool = True
     """a task that was asked for by name and cannot run is an error; else it is left out, and the log says why"""
 
@@ -138,11 +163,11 @@ def evaluate(
     keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
-    notes = [field for name in chosen for field in (*TASKS[name].needs, *TASKS[name].uses)]
-    bed = partial(Bench, method, device=how.device, batch=how.batch, workers=how.workers)
-    bench = bed(limited(data, how.limit), notes, keep_tokens=keep_tokens)
-    if train_data is not None and any(TASKS[name].trains for name in chosen):
-        bench.train = bed(limited(train_data, how.limit), ("category",), keep_tokens=False)
+    bed = partial(_bench, method, how=how)
+    bench = bed(data, [TASKS[name] for name in chosen], keep_tokens=keep_tokens)
+    learning = [TASKS[name] for name in chosen if TASKS[name].trains]
+    if train_data is not None and learning:
+        bench.train = bed(train_data, learning, keep_tokens=False)
     rows: list[Row] = []
     with judging(method, how.device):
         for name in chosen:
@@ -159,6 +184,22 @@ def obstacles(method: Any, data: Dataset, train_data: Dataset | None = None) -> 
     """For each task that cannot run, the sentence that says why."""
     found = {name: _obstacle(name, method, data, train_data) for name in TASKS}
     return {name: sentence for name, sentence in found.items() if sentence}
+
+
+def _bench(method: Any, data: Dataset, tasks: Sequence[Task], *, how: How, keep_tokens: bool | None) -> Bench:
+    """The bench on which some tasks are done."""
+    bench = Bench(
+        method,
+        limited(data, how.limit),
+        [field for task in tasks for field in (*task.needs, *task.uses)],
+        device=how.device,
+        batch=how.batch,
+        workers=how.workers,
+        keep_tokens=keep_tokens,
+        spaces={space for task in tasks for space in task.spaces(method)},
+    )
+    bench.rerank = how.rerank
+    return bench
 
 
 def limited(data: Dataset, limit: int | None) -> Dataset:
@@ -193,22 +234,27 @@ def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None)
     lacking = [protocol.__name__ for protocol in task.protocols if not isinstance(method, protocol)]
     if lacking:
         return f"task {name} cannot run: method {method.card.id} does not implement {', '.join(lacking)}."
+    untrained: Mapping[str, str] = getattr(method, "lacks", {})
+    for protocol in task.protocols:
+        if protocol.__name__ in untrained:
+            return f"task {name} cannot run: method {method.card.id} cannot do it, {untrained[protocol.__name__]}."
+    needs = task.needs if task.sides else (*own_fields(method.card.needs), *task.needs)
     try:
-        require(with_implied(sorted(data.has)), task.needs, who=f"task {name}", source=f"data set {data.name}")
+        require(with_implied(sorted(data.has)), needs, who=f"task {name}", source=f"data set {data.name}")
         if task.trains and train_data is None:
             return f"task {name} cannot run: it learns from a training set, and none was given (train_data)."
         if task.trains and train_data is not None:
             source = f"training set {train_data.name}"
-            require(with_implied(sorted(train_data.has)), task.needs, who=f"task {name}", source=source)
+            require(with_implied(sorted(train_data.has)), needs, who=f"task {name}", source=source)
     except MissingField as error:
         return str(error)
     return ""
 
 
 def _check_own_needs(method: Any, data: Dataset) -> None:
-    """The views of a method may ask for more than the tasks do; a caption can be done without (see `embed.Views`)."""
-    has = [*with_implied(sorted(data.has)), "text", "texts"]
-    if missing(has, method.card.needs):
+    """The views of a method may ask for more than the tasks do, but not where a sample's two sides are what is seen."""
+    has = [*with_implied(sorted(data.has)), *GIVEN]
+    if missing(has, method.card.needs) and "sides" not in data.has:
         require(has, method.card.needs, who=f"method {method.card.id}", source=f"data set {data.name}")
 
 

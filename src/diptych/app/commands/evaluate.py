@@ -31,6 +31,9 @@ class Options:
     """samples at once"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    rerank: int | None = None
+    """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0: all pairs; default: all up
+    to 250,000, and 128 of each query beyond"""
     json: bool = False
     """print the results as JSON"""
 
@@ -49,7 +52,7 @@ def run(args: Sequence[str]) -> int:
         split=chosen.split,
         out=chosen.out,
         checkpoint=chosen.checkpoint,
-        how=api.Measuring(limit=chosen.limit, batch=chosen.batch, device=chosen.device),
+        how=api.Measuring(chosen.limit, chosen.batch, chosen.device, chosen.rerank),
     )
     if chosen.json:
         print(to_json(rows), end="")
