@@ -38,6 +38,7 @@ class Field:
 
 
 _REGIONS = (".regions.npz",)
+_FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".video.gif")
 _DETECT = "run a detector over the pictures (`diptych annotate --help`)"
 _FIELDS = (
     Field("image", "PIL.Image, RGB", "(B, 3, H, W)", "a picture", (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")),
@@ -89,7 +90,7 @@ _FIELDS = (
     Field("group", "str", "-", "samples that are judged together have the same", ("group",)),
     Field("negatives", "list of str", "(B, K, T)", "captions that are almost right", ("negatives",)),
     Field("moments", "list of (start, end, text)", "-", "what happens from when to when, in seconds", ("moments",)),
-    Field("video", "sequence of PIL.Image", "(B, F, 3, H, W)", "frames in order of time", (".mp4", ".webm", ".mkv")),
+    Field("video", "sequence of PIL.Image", "(B, F, 3, H, W)", "frames in order of time", _FILMS),
     Field("audio", "float array (S,)", "(B, S)", "mono sound", (".flac", ".wav", ".ogg", ".mp3")),
     Field("depth", "float array (H, W)", "(B, 1, H, W)", "distance of each pixel", (".depth.npz",)),
     Field("points", "float array (N, 3+)", "(B, N, 3+)", "a point cloud, xyz first", (".points.npz", ".ply")),

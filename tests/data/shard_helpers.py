@@ -7,6 +7,7 @@ import tarfile
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from diptych.data.shards import ShardWriter
@@ -54,6 +55,22 @@ def special(name, kind, target=""):
 def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def film(frames=6, size=(32, 16), container="mp4", codec="mpeg4", **options):
+    """A video of two frames a second, frame n of which is `40 * n % 256` grey; `options` are the encoder's."""
+    av = pytest.importorskip("av")
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=2, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, "rgb8" if codec == "gif" else "yuv420p"
+        for n in range(frames):
+            grey = np.full((size[1], size[0], 3), 40 * n % 256, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        file.mux(stream.encode())
     return buffer.getvalue()
 
 

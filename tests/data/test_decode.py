@@ -26,7 +26,6 @@ from diptych.data.decode import (
     decode_json,
     decode_npz,
     decode_text,
-    decode_video,
     image_header,
     resample,
 )
@@ -266,7 +265,7 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing():
         decode_npz(buffer.getvalue())
 
 
-# --- sound and video --------------------------------------------------------------------------------------------------
+# --- sound ------------------------------------------------------------------------------------------------------------
 
 
 def tone(rate, seconds=0.5, hertz=440.0):
@@ -312,62 +311,3 @@ def test_sound_that_is_none(data):
     pytest.importorskip("soundfile")
     with pytest.raises(BrokenSample, match=r"sound|audio"):
         decode_audio(data)
-
-
-def video(frames=6, size=(32, 16), container="mp4", codec="mpeg4"):
-    av = pytest.importorskip("av")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=2)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for n in range(frames):
-            grey = np.full((size[1], size[0], 3), 40 * n, np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")):
-                file.mux(packet)
-        for packet in stream.encode():
-            file.mux(packet)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(("container", "name"), [("mp4", "mp4"), ("matroska", "mkv")])
-def test_video_frames_come_in_order_of_time(container, name):
-    frames = decode_video(video(container=container), container=name)
-    assert [frame.size for frame in frames] == [(32, 16)] * 6
-    assert np.abs(np.array([np.asarray(frame).mean() for frame in frames]) - 40 * np.arange(6)).max() < 6
-
-
-@pytest.mark.parametrize(
-    ("limits", "reason"),
-    [
-        (Limits(frames=2), "6 frames in 3.0 seconds"),  # all six are known before the third is decoded
-        (Limits(seconds=2.5), "in 3.0 seconds"),
-        (Limits(pixels=511), "frames of 512 pixels; the limit is 511"),
-        (Limits(bytes=100), "the limit is 100"),
-        (Limits(pixels=600), "6 frames of 512 pixels"),  # 3,072 pixels in all; four times 600 are allowed
-    ],
-)
-def test_long_or_large_video_is_refused_by_its_header(limits, reason):
-    data = video()
-    with pytest.raises(BrokenSample, match=reason):
-        decode_video(data, limits)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
-def test_video_that_is_cut_short_is_broken(share):
-    data = video()
-    with pytest.raises(BrokenSample):
-        decode_video(data[: int(len(data) * share)])
-
-
-def test_a_playlist_is_no_video(tmp_path):
-    pytest.importorskip("av")
-    secret = tmp_path / "secret.mp4"
-    secret.write_bytes(video())
-    playlists = [
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{secret}\n#EXT-X-ENDLIST\n",
-        f"ffconcat version 1.0\nfile '{secret}'\n",
-    ]
-    for playlist in playlists:
-        for container in ("mp4", "mkv", "avi"):
-            with pytest.raises(BrokenSample):
-                decode_video(playlist.encode(), container=container)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from shard_helpers import picture, tar_bytes, write_set
+from shard_helpers import film, picture, tar_bytes, write_set
 
 from diptych import methods
 from diptych.app import contestants, runs, sources
@@ -29,13 +30,13 @@ from diptych.data.decode import (
     decode_json,
     decode_npz,
     decode_text,
-    decode_video,
 )
 from diptych.data.fields import decode_sample
 from diptych.data.index import load
 from diptych.data.pack import Packing, pack
 from diptych.data.raw import SourceError
 from diptych.data.tar import UnreadableTar, scan, split_name
+from diptych.data.video import Video
 from diptych.recipe import Recipe
 from diptych.results import Row
 
@@ -137,6 +138,14 @@ PICTURES = [
     picture((24, 24), Image.effect_noise((24, 24), 80).convert("RGB"), kind)
     for kind in ("PNG", "WEBP", "GIF", "JPEG", "BMP")
 ]
+FILMS = {
+    "mp4": {},
+    "mkv": {"container": "matroska", "codec": "libx264", "bf": "2"},
+    "webm": {"container": "webm", "codec": "libvpx"},
+    "avi": {"container": "avi"},
+    "video.gif": {"container": "gif", "codec": "gif"},
+}
+_film = cache(film)
 ARRAYS = io.BytesIO()
 np.savez(ARRAYS, a=np.arange(10), b=np.eye(3))
 
@@ -159,9 +168,18 @@ def test_fuzzed_arrays_are_decoded_or_broken(changes):
 
 
 @fuzz
+@given(st.sampled_from(sorted(FILMS)), edits)
+def test_fuzzed_videos_are_decoded_or_broken(container, changes):
+    data = edited(_film(**FILMS[container]), changes)
+    frames, reason = outcome(lambda: list(Video(data, Limits(pixels=100_000), container)))
+    assert "\n" not in reason
+    assert reason or sum(frame.width * frame.height for frame in frames) <= 4_000_000
+
+
+@fuzz
 @given(
     st.binary(max_size=200),
-    st.sampled_from([decode_text, decode_json, decode_npz, decode_image, decode_audio, decode_video]),
+    st.sampled_from([decode_text, decode_json, decode_npz, decode_image, decode_audio, Video]),
 )
 def test_random_bytes_are_decoded_or_broken(data, decode):
     found, reason = outcome(decode, data)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hostile_helpers import Bomb, limited
 from PIL import Image
-from shard_helpers import encoded, npz, picture, png_header
+from shard_helpers import encoded, film, npz, picture, png_header
 
 from diptych.data.check import Checks, check
 from diptych.data.decode import (
@@ -21,10 +21,10 @@ from diptych.data.decode import (
     decode_image,
     decode_json,
     decode_npz,
-    decode_video,
 )
 from diptych.data.fields import decode_sample
 from diptych.data.raw import RawSample
+from diptych.data.video import Video
 
 MIB = 1 << 20
 
@@ -205,19 +205,6 @@ def test_a_wav_that_claims_hours_has_what_is_there():
 # --- video ------------------------------------------------------------------------------------------------------------
 
 
-def video(frames=5, side=32):
-    av = pytest.importorskip("av")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
-        stream = file.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = side
-        for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.full((side, side, 3), 40 * number, np.uint8), format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    return buffer.getvalue()
-
-
 def field(data, box, offset, value):
     """The MP4 with a 32-bit number written behind the name of a box."""
     place = data.index(box) + 4 + offset
@@ -239,12 +226,12 @@ def field(data, box, offset, value):
     ],
 )
 def test_videos_whose_boxes_lie(box, offset, value):
-    data = field(video(), box, offset, value)
+    data = field(film(size=(32, 32)), box, offset, value)
 
     def work():
         try:
-            pictures = decode_video(data)
-            print(len(pictures), pictures[0].size)
+            frames = list(Video(data))
+            print(len(frames), frames[0].size)
         except BrokenSample as broken:
             print(broken.reason)
 
@@ -257,7 +244,35 @@ def test_a_playlist_that_calls_itself_a_video_reads_nothing(tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     playlist = f"#EXTM3U\n#EXTINF:10,\nfile://{tmp_path}/secret.txt\n#EXT-X-ENDLIST\n".encode()
     for container in ("mp4", "webm", "avi"):
-        assert "secret" not in refused(lambda data, kind=container: decode_video(data, container=kind), playlist)
+        assert "secret" not in refused(lambda data, kind=container: Video(data, container=kind), playlist)
+
+
+def test_an_endless_stream_of_small_frames_ends_at_the_limit():
+    data = film(1100, (16, 16), "matroska")  # whose header has no number of frames
+    said = refused(lambda data: Video(data, container="mkv"), data)
+    assert said == "the video has 1025 frames in 0.0 seconds; the limits are 1024 frames and 600.0 seconds\n"
+
+
+def test_an_animation_that_claims_to_be_huge():
+    data = bytearray(film(3, container="gif", codec="gif"))
+    data[6:10] = b"\xff\xff\xff\xff"  # width and height of the screen
+    assert refused(lambda data: list(Video(data, container="video.gif")), bytes(data))
+
+
+def test_frames_that_grow_on_the_way():
+    av = pytest.importorskip("av")
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(film(3, (640, 640), "webm", "libvpx"))) as large, av.open(buffer, "w", "webm") as file:
+        small = av.open(io.BytesIO(film(3, (32, 32), "webm", "libvpx")))
+        stream = file.add_stream_from_template(small.streams.video[0])
+        for number, packet in enumerate([*small.demux(video=0)][:3] + [*large.demux(video=0)][:3]):
+            packet.stream, packet.pts, packet.dts = stream, 500 * number, 500 * number
+            file.mux(packet)
+    video = Video(buffer.getvalue(), Limits(pixels=300_000), "webm")
+    assert (len(video), video[2].size) == (6, (32, 32))
+    with pytest.raises(BrokenSample, match="6 frames of 409,600 pixels"):
+        video[4]
+    assert video[1].size == (32, 32)
 
 
 def test_sound_alone_is_no_video():
@@ -269,7 +284,7 @@ def test_sound_alone_is_no_video():
         frame.sample_rate = 16_000
         file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    assert refused(decode_video, buffer.getvalue()) == "the video has no pictures\n"
+    assert refused(Video, buffer.getvalue()) == "the video has no pictures\n"
 
 
 # --- JSON and numbers -------------------------------------------------------------------------------------------------

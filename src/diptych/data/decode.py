@@ -1,4 +1,4 @@
-"""Bytes -> values: pictures, text, JSON, arrays, sound and video, each with limits that are checked before decoding.
+"""Bytes -> values: pictures, text, JSON, arrays and sound, each with limits that are checked before decoding.
 
 What comes in may be broken or hostile. Headers are read first; a member that claims too many bytes, pixels, frames or
 seconds is refused before memory is spent on it. Whatever is wrong with the bytes becomes one `BrokenSample`.
@@ -11,10 +11,11 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from diptych.text import one_line
 
@@ -33,7 +34,6 @@ JPEG_SCANS = 64
 
 _TURNED = (b"Exif\0", b"tiff:Orientation")  # where a JPEG says that it lies on its side
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a segment; the others stand within the data of a scan
-_CONTAINERS = {"mp4": "mp4", "mov": "mp4", "webm": "matroska", "mkv": "matroska", "avi": "avi"}
 
 
 class BrokenSample(Exception):
@@ -55,7 +55,7 @@ class Limits:
     bytes: int = 64 << 20
     """bytes of a member, and of an unpacked array"""
     pixels: int = 50_000_000
-    """pixels of a picture; all frames of a video together may have four times as many"""
+    """pixels of a picture, and of a frame of a video"""
     frames: int = 1024
     """frames of a video, or pictures of one sample"""
     seconds: float = 600.0
@@ -64,24 +64,16 @@ class Limits:
 
 NORMAL = Limits()
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
-
-def _decoder(function: Callable[Concatenate[bytes, _P], _T]) -> Callable[Concatenate[bytes, _P], _T]:
-    """Turns whatever a decoding library raises on bad bytes into `BrokenSample`."""
-
-    @wraps(function)
-    def guarded(data: bytes, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return function(data, *args, **kwargs)
-        except (BrokenSample, ModuleNotFoundError):
-            raise
-        except Exception as error:  # hostile bytes make decoders raise anything from KeyError to MemoryError
-            what = function.__name__.removeprefix("decode_").removeprefix("_open_")
-            raise BrokenSample("", f"the {what} cannot be decoded ({_brief(error)})") from error
-
-    return guarded
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Around a block or a function: whatever a decoding library raises on bad bytes becomes `BrokenSample`."""
+    try:
+        yield
+    except (BrokenSample, ModuleNotFoundError):
+        raise
+    except Exception as error:  # hostile bytes make decoders raise anything from KeyError to MemoryError
+        raise BrokenSample("", f"the {what} cannot be decoded ({_brief(error)})") from error
 
 
 def _brief(error: Exception) -> str:
@@ -89,15 +81,17 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:160] if text else type(error).__name__
 
 
-def _refuse(reason: str) -> None:
+def refuse(reason: str) -> NoReturn:
+    """Says why something is broken."""
     raise BrokenSample("", reason)
 
 
-def _check_bytes(data: bytes, limit: int, what: str) -> None:
+def check_bytes(data: bytes, limit: int, what: str) -> None:
+    """Refuses what is empty or over the limit."""
     if not data:
-        _refuse(f"the {what} is empty (0 bytes)")
+        refuse(f"the {what} is empty (0 bytes)")
     if len(data) > limit:
-        _refuse(f"the {what} has {len(data):,} bytes; the limit is {limit:,}")
+        refuse(f"the {what} has {len(data):,} bytes; the limit is {limit:,}")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -113,7 +107,7 @@ def image_header(data: bytes, limits: Limits = NORMAL) -> tuple[str, int, int]:
     return str(opened.format), opened.width, opened.height
 
 
-@_decoder
+@decoding("image")
 def decode_image(data: bytes, limits: Limits = NORMAL, side: int = 0) -> Image.Image:
     """A picture as PIL image in RGB, upright (EXIF orientation applied), transparent parts on white, first frame only.
 
@@ -143,7 +137,7 @@ def _plain_jpeg(data: bytes, limits: Limits) -> Image.Image | None:
     library = _simplejpeg()
     if library is None or data[:2] != b"\xff\xd8" or any(mark in data for mark in _TURNED):
         return None
-    _check_bytes(data, limits.bytes, "picture")
+    check_bytes(data, limits.bytes, "picture")
     _check_scans(data)
     try:
         height, width, colours, _ = library.decode_jpeg_header(data)
@@ -167,11 +161,11 @@ def _simplejpeg() -> Any:
     return simplejpeg
 
 
-@_decoder
+@decoding("image")
 def _open_image(data: bytes, limits: Limits) -> Image.Image:
     from PIL import Image
 
-    _check_bytes(data, limits.bytes, "picture")
+    check_bytes(data, limits.bytes, "picture")
     _check_pixels(*_webp_size(data), limits)  # libwebp allocates its canvas when the file is opened
     _check_scans(data)
     try:
@@ -186,7 +180,7 @@ def _open_image(data: bytes, limits: Limits) -> Image.Image:
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
-        _refuse(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
+        refuse(f"the picture has {width} x {height} pixels; the limit is {limits.pixels:,}")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -211,7 +205,7 @@ def _check_scans(data: bytes) -> None:
             return
         scans += data[found.end() - 1] == 0xDA
         if scans > JPEG_SCANS:
-            _refuse(f"the picture has more than {JPEG_SCANS} progressive scans")
+            refuse(f"the picture has more than {JPEG_SCANS} progressive scans")
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
 
 
@@ -245,52 +239,52 @@ def _rgb(image: Image.Image) -> Image.Image:
 # --- text and JSON ----------------------------------------------------------------------------------------------------
 
 
-@_decoder
+@decoding("text")
 def decode_text(data: bytes, limits: Limits = NORMAL) -> str:
     """UTF-8 text without a byte order mark and without white space at its end.
 
     Raises:
         BrokenSample: empty, not UTF-8, or longer than the limits.
     """
-    _check_bytes(data, min(limits.bytes, TEXT_BYTES), "text")
+    check_bytes(data, min(limits.bytes, TEXT_BYTES), "text")
     text = data.decode("utf-8-sig").rstrip()
     if not text:
-        _refuse("the text is empty")
+        refuse("the text is empty")
     return text
 
 
-@_decoder
+@decoding("json")
 def decode_json(data: bytes, limits: Limits = NORMAL) -> dict[str, Any]:
     """The object of a `.json` member.
 
     Raises:
         BrokenSample: not JSON, no object, nested too deeply, broken Unicode, or longer than the limits.
     """
-    _check_bytes(data, min(limits.bytes, JSON_BYTES), "json")
+    check_bytes(data, min(limits.bytes, JSON_BYTES), "json")
     record = json.loads(data)
     if not isinstance(record, dict):
-        _refuse(f"the json is a {type(record).__name__}, not an object")
+        refuse(f"the json is a {type(record).__name__}, not an object")
     return dict(record)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-@_decoder
+@decoding("npz")
 def decode_npz(data: bytes, limits: Limits = NORMAL) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` member, by name; numbers and booleans only, no pickles.
 
     Raises:
         BrokenSample: damaged, objects inside, or larger than `limits.bytes` when unpacked.
     """
-    _check_bytes(data, limits.bytes, "npz")
+    check_bytes(data, limits.bytes, "npz")
     if data.count(b"PK\x01\x02") > limits.frames:  # entries, before an object is made of each
-        _refuse(f"the npz has more than {limits.frames:,} arrays")
+        refuse(f"the npz has more than {limits.frames:,} arrays")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         total = sum(entry.file_size for entry in entries)
         if total > limits.bytes or len(entries) > limits.frames:
-            _refuse(f"the npz unpacks to {total:,} bytes in {len(entries)} arrays; the limit is {limits.bytes:,} bytes")
+            refuse(f"the npz unpacks to {total:,} bytes in {len(entries)} arrays; the limit is {limits.bytes:,} bytes")
         return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
 
 
@@ -311,10 +305,10 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()  # copied: writable
 
 
-# --- sound and video --------------------------------------------------------------------------------------------------
+# --- sound ------------------------------------------------------------------------------------------------------------
 
 
-@_decoder
+@decoding("audio")
 def decode_audio(data: bytes, limits: Limits = NORMAL) -> np.ndarray:
     """Mono sound, float32 (S,) in [-1, 1], at `AUDIO_RATE` samples a second.
 
@@ -326,11 +320,11 @@ def decode_audio(data: bytes, limits: Limits = NORMAL) -> np.ndarray:
         import soundfile
     except ModuleNotFoundError:
         raise ModuleNotFoundError("sound needs soundfile: pip install 'diptych[audio]'.") from None
-    _check_bytes(data, limits.bytes, "sound")
+    check_bytes(data, limits.bytes, "sound")
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         seconds = file.frames / file.samplerate
         if not 0 < seconds <= limits.seconds or file.frames * file.channels * 4 > 4 * limits.bytes:
-            _refuse(f"the sound lasts {seconds:.1f} seconds ({file.channels} channels); the limit is {limits.seconds}")
+            refuse(f"the sound lasts {seconds:.1f} seconds ({file.channels} channels); the limit is {limits.seconds}")
         sound = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
         return resample(sound, file.samplerate, AUDIO_RATE)
 
@@ -344,49 +338,3 @@ def resample(sound: np.ndarray, rate: int, target: int) -> np.ndarray:
     length = max(1, round(len(sound) * target / rate))
     spectrum = np.fft.rfft(sound)[: length // 2 + 1]
     return (np.fft.irfft(spectrum, length) * (length / len(sound))).astype(np.float32)
-
-
-@_decoder
-def decode_video(data: bytes, limits: Limits = NORMAL, container: str = "mp4") -> list[Image.Image]:
-    """The frames of a video in order of time, as PIL images in RGB.
-
-    `container` is the extension (mp4, webm, mkv, mov, avi); it fixes the demuxer, for FFmpeg's guess could be a
-    playlist that opens other files.
-
-    Raises:
-        BrokenSample: damaged, no picture inside, or longer or larger than the limits.
-        ModuleNotFoundError: PyAV is not installed.
-    """
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("video needs PyAV: pip install 'diptych[video]'.") from None
-    _check_bytes(data, limits.bytes, "video")
-    with av.open(io.BytesIO(data), mode="r", format=_CONTAINERS[container]) as file:
-        if not file.streams.video:
-            _refuse("the video has no pictures")
-        stream = file.streams.video[0]
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
-        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        seconds = max(seconds, (file.duration or 0) / 1_000_000)
-        frames = max(stream.frames, 1)
-        size = stream.codec_context.width * stream.codec_context.height
-        _check_video(frames, seconds, size, limits)
-        pictures: list[Image.Image] = []
-        for frame in file.decode(stream):  # headers may lie, so that what comes out is counted too
-            _check_video(len(pictures) + 1, 0.0, frame.width * frame.height, limits)
-            pictures.append(frame.to_image())
-    if not pictures:
-        _refuse("the video has no frames")
-    return pictures
-
-
-def _check_video(frames: int, seconds: float, size: int, limits: Limits) -> None:
-    if frames > limits.frames or seconds > limits.seconds:
-        _refuse(
-            f"the video has {frames} frames in {seconds:.1f} seconds; "
-            f"the limits are {limits.frames} frames and {limits.seconds} seconds"
-        )
-    if size > limits.pixels or frames * size > 4 * limits.pixels:
-        _refuse(f"the video has {frames} frames of {size:,} pixels; the limit is {limits.pixels:,} a picture")

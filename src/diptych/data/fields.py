@@ -24,10 +24,10 @@ from diptych.data.decode import (
     decode_json,
     decode_npz,
     decode_text,
-    decode_video,
     image_header,
 )
 from diptych.data.values import checked, same_number, text_of, texts_of, within
+from diptych.data.video import Video
 
 _JSON_KEYS = {name: tuple(key for key in one.files if not key.startswith(".")) for name, one in FIELDS.items()}
 _JSON_KEYS |= {"text": ("caption", "text"), "texts": ("texts",)}
@@ -282,7 +282,7 @@ class _Source:
         if name == "audio":
             return decode_audio(data, self.limits)
         if name == "video":
-            return decode_video(data, self.limits, extension)
+            return Video(data, self.limits, extension)
         if extension.endswith("npz"):
             arrays = self.arrays(extension)
             return _points(arrays) if name == "points" else arrays.get(name)
