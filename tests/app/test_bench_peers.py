@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from diptych import methods
 from diptych.app.bench import reading, step
-from diptych.batch import Batch
+from diptych.batch import Batch, require
 
 READING = reading.Options(samples=24)
 
@@ -45,7 +46,8 @@ def test_a_reader_that_loses_pictures_is_found_out() -> None:
 def test_a_batch_that_is_ready_is_read_as_it_is() -> None:
     batch = Batch({"image": torch.arange(6).view(2, 3), "text": torch.eye(2)})
     data = step.Ready(batch)
-    assert (len(data), data.has) == (2, {"image", "text"})
+    assert len(data) == 2
+    require(data.has, methods.card("clip").needs, who="clip", source="ready")
     views = [step.views(data.read(index, ()), None) for index in data.order(0, 0, True)]
     assert all(torch.stack([view[name] for view in views]).equal(batch[name]) for name in batch)
 

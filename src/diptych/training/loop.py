@@ -20,7 +20,17 @@ from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
-from diptych.training import checkpoint, distributed, grad_cache, guards, optimiser, precision, snapshot, watchdog
+from diptych.training import (
+    checkpoint,
+    distributed,
+    grad_cache,
+    guards,
+    memory,
+    optimiser,
+    precision,
+    snapshot,
+    watchdog,
+)
 from diptych.training.distributed import Place
 from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
@@ -124,6 +134,7 @@ def _loop(run: Run, data: Dataset, judge: Judge | None, log: Log, saver: Saver, 
 
 def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
     """Trains the run to its end, stage after stage; yields after every optimiser step."""
+    memory.keep_freed()
     for span in run.spans:
         if run.step >= span.end:
             continue

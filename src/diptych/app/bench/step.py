@@ -2,7 +2,8 @@
 
 Ours is `clip --preset paper`, one turn of the trainer's own loop: normalising of pictures, loss, backward pass,
 clipping of the gradient, AdamW. Theirs is the step of `open_clip_train.train` with its defaults (AdamW as its `main`
-makes it, no clipping, pictures that its loader has normalised), without its logging.
+makes it, no clipping, pictures that its loader has normalised), without its logging. Both run in one process, so
+theirs too profits from freed memory that our trainer keeps (`training.memory`).
 
 At our defaults texts are as long as the longest of the batch, which changes no feature; open_clip always computes 77
 tokens. Both are in the precision that the device computes natively, `--precision amp_bf16` or `fp32` of open_clip: its
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 from diptych import methods
 from diptych.app import sources
 from diptych.app.bench.measure import Aim, Case, Form, Limit, Step, matrix_rate
-from diptych.batch import Batch, Sample, Step as At
+from diptych.batch import FIELDS, Batch, Sample, Step as At
 from diptych.data.loader import Loader
 from diptych.training import cost, loop, precision
 from diptych.training.distributed import Place
@@ -123,12 +124,15 @@ def views(sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
 
 
 class Ready:
-    """The rows of a batch as a data set, so that a step of the trainer reads without decoding."""
+    """The rows of a batch as a data set, so that a step of the trainer reads without decoding.
 
-    name, split, classes = "ready", "train", ()
+    Whatever fields they came from, it has them.
+    """
+
+    name, split, classes, has = "ready", "train", (), frozenset(FIELDS)
 
     def __init__(self, batch: Batch) -> None:
-        self.batch, self.has = batch, frozenset(batch)
+        self.batch = batch
 
     def __len__(self) -> int:
         return self.batch.size
