@@ -19,7 +19,8 @@ def flags(id: str) -> list[str]:
         text for name, value in TINY.items() if name in names for text in (f"--{name.replace('_', '-')}", f"{value}")
     ]
     run = ["--samples", "32", "--batch", "8", "--checkpoints", "1", "--evaluations", "0", "--workers", "0"]
-    return [*sizes, *run, "--precision", "fp32", "--writers", "none", "--device", "cpu", "--task", "gap"]
+    judged = ["--task", "gap"] if methods.card(id).family == "contrastive" else ["--val", "world:evaluation=8"]
+    return [*sizes, *run, "--precision", "fp32", "--writers", "none", "--device", "cpu", *judged]
 
 
 def stopped(loss, at: int):

@@ -29,9 +29,8 @@ SMALL = {
     "text_heads": 2,
     "embed": 16,
 }
-DRAWS = (
-    8  # a loss that draws tasks, masks or negatives is looked at in so many steps, each with random numbers of its own
-)
+DRAWS = 4
+"""Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""
 
 
 def small(id: str, **options):

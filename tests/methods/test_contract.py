@@ -88,7 +88,7 @@ def test_overfits_eight_samples(id: str) -> None:
     batch = batch_of(method, world(8))
     first = mean_loss(method, batch)
     learn(method, batch)
-    assert mean_loss(method.eval(), batch) < 0.1 * first
+    assert mean_loss(method, batch) < 0.1 * first
 
 
 @pytest.mark.shows("T")
@@ -102,7 +102,7 @@ def test_gradient_reaches_exactly_what_its_stage_trains(id: str) -> None:
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(expected[name])
     batch = batch_of(method, world(8))
-    for index in range(DRAWS):
+    for index in range(4 * DRAWS):
         loss_of(method, batch, index).total.backward()
     for name, parameter in method.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
@@ -200,6 +200,7 @@ PAPER_PARAMETERS = {
     "siglip": 203_155_970,  # ViT-B-16-SigLIP of open_clip
     # CLIP's, with maps of 768 x 256 and 512 x 256 in place of 768 x 512 and 512 x 512
     "filip": 151_277_313 - (768 + 512) * 512 + (768 + 512) * 256,
+    "uniter": 112_938_887 - 2048,  # UniterForPretraining, without the row of the mask's table that is kept at zero
 }
 
 

@@ -63,7 +63,7 @@ def compare(id: str, tile: int) -> None:
     batch = batch_of(method, World(size=B), B)
     half = rows(batch, place.rank * B // 2, (place.rank + 1) * B // 2)
     contrastive = methods.card(id).family == "contrastive"
-    for index in range(1 if contrastive else DRAWS // 2):
+    for index in range(1 if contrastive else DRAWS):
         here = Step(place.gather, first_stage(method).name, index)
         total, expected = alone(method, batch, Step()) if contrastive else averaged(method, half, here, place)
         assert any(value.abs().max() > 1e-3 for value in expected.values())

@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from diptych.objectives.regions import (
-    TiedRegression,
     classification,
     confident_classes,
     divergence,
@@ -108,16 +107,3 @@ def test_where_nothing_is_to_be_guessed_loss_and_gradient_are_zero(loss: Callabl
     value.backward()
     assert value == 0
     assert torch.equal(x.grad, torch.zeros(2, 3, 2))
-
-
-def test_the_feature_head_is_the_transpose_of_the_embedding_in_one_storage() -> None:
-    embedding = nn.Linear(6, 4)
-    head = TiedRegression(4, 6)
-    hidden = torch.randn(2, 3, 4)
-    first = head(hidden, embedding.weight)
-    assert_close(first, head.transform(hidden) @ embedding.weight + head.bias)
-    embedding.weight.data *= 2
-    assert_close(head(hidden, embedding.weight) - head.bias, 2 * (first - head.bias))
-    head(hidden, embedding.weight).sum().backward()
-    assert embedding.weight.grad.abs().sum() > 0
-    assert sum(p.numel() for p in head.parameters()) == 4 * 4 + 4 + 8 + 6

@@ -6,7 +6,7 @@ from diptych.encoders.base import EncoderError, TextEncoder
 from diptych.encoders.own import TextTransformer
 from diptych.encoders.tokenizer import own_tokenizer
 
-SOURCES = ("transformer", "hf:NAME_OR_PATH", "open_clip:NAME[/TAG or /FILE]", "packaged:minilm")
+SOURCES = ("transformer", "bert", "hf:NAME_OR_PATH", "open_clip:NAME[/TAG or /FILE]", "packaged:minilm")
 
 
 def text_encoder(
@@ -15,12 +15,13 @@ def text_encoder(
     """A text encoder by its name.
 
     Args:
-        name: `transformer` (our own, with our own tokenizer), `hf:NAME_OR_PATH` (pretrained) or
+        name: `transformer` (our own, with our own tokenizer), `bert` (a BERT of ours, likewise; the last of its ids
+            is for masks), `hf:NAME_OR_PATH` (pretrained) or
             `hf:NAME_OR_PATH#random`, `open_clip:NAME` (random) or `open_clip:NAME/TAG` (pretrained; TAG may be a
             file), `packaged:minilm` (pretrained).
-        width: of our own transformer, as layers and heads; the others come with their sizes.
-        layers: number of layers of our own transformer.
-        heads: attention heads of our own transformer.
+        width: of our own two, as layers and heads; the others come with their sizes.
+        layers: number of layers of our own.
+        heads: attention heads of our own.
         context: longest text in tokens; an encoder with fewer positions takes fewer.
         pretrained: False builds the same encoder without loading weights, to be filled from a checkpoint. On the meta
             device nothing is ever loaded.
@@ -30,6 +31,10 @@ def text_encoder(
     """
     if name == "transformer":
         return TextTransformer(own_tokenizer(context), width, layers, heads)
+    if name == "bert":
+        from diptych.encoders.halves import own_bert
+
+        return own_bert(context, width, layers, heads)
     source, _, rest = name.partition(":")
     if source == "hf" and rest:
         from diptych.encoders.from_hf import hf_text

@@ -25,6 +25,7 @@ IDS: dict[str, str] = {
     "clip": "diptych.methods.contrastive.clip",
     "siglip": "diptych.methods.contrastive.siglip",
     "filip": "diptych.methods.contrastive.filip",
+    "uniter": "diptych.methods.fusion.uniter",
 }
 
 

@@ -67,6 +67,8 @@ class FusionConfig:
     """how many these are at most"""
     entailments: int = 3
     """classes of the task entailment"""
+    freeze: tuple[str, ...] = ()
+    """regular expressions; parameters whose names match do not train"""
 
 
 class Fused(NamedTuple):
@@ -235,10 +237,10 @@ class FusionEncoder(nn.Module, Pretrained):
             if values and len(values) != len(tasks):
                 raise ValueError(f"{name} has {len(values)} values for {len(tasks)} tasks: give one for each.")
         shares = shares or (1,) * len(tasks)
-        data = data or ("all",) * len(tasks)
+        parts = [None if part == "all" else part for part in data or ("all",) * len(tasks)]
         return [
-            self.stage(Stage(task, share / sum(shares), data=None if part == "all" else part, needs=self.needs(task)))
-            for task, share, part in zip(tasks, shares, data, strict=True)
+            self.stage(Stage(task, share / sum(shares), freeze=self.config.freeze, data=part, needs=self.needs(task)))
+            for task, share, part in zip(tasks, shares, parts, strict=True)
         ]
 
     def stage(self, stage: Stage) -> Stage:

@@ -140,6 +140,39 @@ def given_pairs(present: Tensor, replace: Side = "text") -> Pairs:
     return Pairs(kept, other, matched) if replace == "text" else Pairs(other, kept, matched)
 
 
+def random_others(
+    size: int, count: int, device: torch.device | str, generator: torch.Generator | None = None
+) -> Tensor:
+    """For each sample other ones, each as likely as any and none twice.
+
+    Args:
+        size: B.
+        count: N, how many; where a batch has fewer others, all of them.
+        device: where the indices are to be.
+        generator: of random numbers.
+
+    Returns:
+        (B, N) int64.
+    """
+    drawn = torch.rand(size, size, generator=generator, device=device).fill_diagonal_(2.0)
+    return drawn.argsort(1)[:, : min(count, size - 1)]
+
+
+def triplet_loss(matched: Tensor, others: Tensor, margin: float = 0.2) -> Tensor:
+    """How much the scores of others come closer than a margin to the matched pair's; scores are sigmoids (UNITER).
+
+    Args:
+        matched: (B,) logits of the matched pairs.
+        others: (B, N) logits of pairs with another image or another text.
+        margin: in shares of 1.
+
+    Returns:
+        Scalar, mean over all others; 0 with zero gradients where there are none.
+    """
+    gap = margin + exact(others).sigmoid() - exact(matched).sigmoid()[:, None]
+    return gap.clamp(min=0).sum() / max(gap.numel(), 1)
+
+
 def matching_loss(logits: Tensor, matched: Tensor) -> Tensor:
     """Cross-entropy of two classes, the second of which is "matched", as in BERT-like models that are published.
 

@@ -1,37 +1,15 @@
 """What masked regions are to be guessed as: their features, their classes, or a detector's opinion of them.
 
 Each loss is 0, with zero gradients, where nothing is to be guessed. Letters: B batch, R regions, D width of the
-detector's features, H width of the model, K classes.
+detector's features, K classes.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.objectives.contrastive import exact
-
-
-class TiedRegression(nn.Module):
-    """UNITER's head of region features: dense, GELU, LayerNorm, then the transpose of the map that embeds features.
-
-    The weight of that map is handed in at the call, so it is one tensor, in the state once.
-
-    Args:
-        width: H.
-        features: D.
-        eps: of the LayerNorm.
-    """
-
-    def __init__(self, width: int, features: int, eps: float = 1e-12) -> None:
-        super().__init__()
-        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=eps))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """Hidden states (B, R, H) and the embedding's weight (H, D) -> features (B, R, D)."""
-        return F.linear(self.transform(hidden), weight.T, self.bias)
 
 
 def feature_regression(predicted: Tensor, target: Tensor, chosen: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Methods in which the tokens of both modalities attend to each other."""

@@ -1,0 +1,1 @@
+"""From the names of weights in the checkpoints that papers published to ours, a file a method."""
