@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diptych.batch import FIELDS, MissingField
-from diptych.world import SPLITS, Knobs, Sprite, World, data, open_world
+from diptych.world import SPLITS, Knobs, Sprite, World, fields, open_world
 from diptych.world.language import true
 
 SMALL = {"train": 64, "evaluation": 64}
@@ -60,8 +60,8 @@ def test_a_sample_is_the_same_whenever_and_wherever_it_is_read(split):
     for index in (40, 3, 17, 3):
         world.read(index, ["image"])
     copy = pickle.loads(pickle.dumps(world))
-    for reader, fields in ((again, sorted(world.has)), (copy, sorted(world.has, reverse=True))):
-        a, b = world.read(17, world.has), reader.read(17, fields)
+    for reader, names in ((again, sorted(world.has)), (copy, sorted(world.has, reverse=True))):
+        a, b = world.read(17, world.has), reader.read(17, names)
         assert all(equal(a[name], b[name]) for name in world.has)
     alone = again.read(17, ["questions"])
     assert alone["questions"] == world.read(17, world.has)["questions"]
@@ -83,7 +83,7 @@ def test_only_the_fields_asked_for_are_computed(monkeypatch):
         raise AssertionError("computed for nothing")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "draw", never)
+        patch.setattr(fields, "draw", never)
         assert set(world.read(0, ["text", "translations", "questions", "scene"])) == {
             "text", "translations", "questions", "scene"
         }  # fmt: skip
@@ -91,7 +91,7 @@ def test_only_the_fields_asked_for_are_computed(monkeypatch):
             world.read(0, ["image"])
         assert set(world.read(0, ["boxes", "masks", "regions"])) == {"boxes", "masks", "regions"}
     for name in ("write", "translations", "questions", "foils"):
-        monkeypatch.setattr(data, name, never)
+        monkeypatch.setattr(fields, name, never)
     assert set(world.read(0, ["image", "boxes", "masks", "tags"])) == {"image", "boxes", "masks", "tags"}
 
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from diptych.world.data import SPLITS, World, open_world
+from diptych.world.data import World
 from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
 from diptych.world.generate import scene, vocabulary
 from diptych.world.knobs import Knobs, parse_knobs
+from diptych.world.made import SPLITS
+from diptych.world.opening import open_world
+from diptych.world.pairs import Pairs
 from diptych.world.questions import answers_of
 from diptych.world.scene import Background, Object, Relation, Scene
 
@@ -19,6 +22,7 @@ __all__ = [
     "Knobs",
     "Object",
     "Outline",
+    "Pairs",
     "Relation",
     "Scene",
     "Sprite",

@@ -76,6 +76,8 @@ class Knobs:
     """at most so many regions of a scene are false detections, in which there is nothing"""
     pixels: int = 64
     """side of the square pictures"""
+    pairs: bool = False
+    """samples are statements about two pictures, true or false (`Pairs`)"""
     train: int = 20_000
     """number of scenes of the split `train`"""
     evaluation: int = 1_000

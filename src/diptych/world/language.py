@@ -115,13 +115,17 @@ class Caption:
 
 def plan(scene: Scene, style: Style, say: Sequence[str], rng: Random) -> Plan:
     """Decides what a caption says: see `Knobs.caption` and `Knobs.say`. Objects come in any order."""
-    everything = ("colour", "texture", "size", "place")
     chosen = list(range(len(scene.objects)) if style == "long" else scene.focus)
     rng.shuffle(chosen)
-    attributes = {"short": ("colour",), "long": everything}.get(style, tuple(say))
+    attributes = spoken(style, say)
     things = [(i, scene.objects[i]) for i in chosen]
     phrases = [Phrase(i, thing.category, **{name: getattr(thing, name) for name in attributes}) for i, thing in things]
     return Plan(style, tuple(phrases), tuple(_links(scene, chosen, rng)) if style == "relations" else ())
+
+
+def spoken(style: Style, say: Sequence[str]) -> Sequence[str]:
+    """The attributes beside the category that captions in a style state."""
+    return {"short": ("colour",), "long": ("colour", "texture", "size", "place")}.get(style, tuple(say))
 
 
 def _links(scene: Scene, chosen: Sequence[int], rng: Random) -> Iterator[Relation]:

@@ -1,0 +1,26 @@
+"""A world from text, as the command line names it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diptych.world.data import World
+from diptych.world.draw import Sprite
+from diptych.world.knobs import READERS, Knobs, parse_options, whole
+from diptych.world.made import Made
+from diptych.world.pairs import Pairs
+
+
+def open_world(options: str = "", split: str = "train", sprites: Sequence[Sprite] = ()) -> Made[Any]:
+    """A world from text such as `objects=4,named=2,seed=1`: knobs, and `seed`.
+
+    With `pairs=true` its samples are statements about two pictures (`Pairs`), with `video=true` clips (`Clips`).
+
+    Raises:
+        ValueError: an unknown name (the nearest one is named), or a value that does not fit.
+    """
+    values = parse_options(options, {"seed": whole, **READERS})
+    seed, knobs = values.pop("seed", 0), Knobs(**values)
+    kind = Pairs if knobs.pairs else World
+    return kind(split, seed=seed, knobs=knobs, sprites=sprites)
