@@ -109,19 +109,21 @@ PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
 
 def public_folders(folder: Path) -> None:
     """Folders by the names of public text encoders: their configs, and tokenizers of as many entries, no weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, RobertaConfig
 
     for name, sizes in PUBLIC.items():
         config = RobertaConfig(**sizes) if name.startswith("roberta") else BertConfig(**sizes)
         config.save_pretrained(folder / name)
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        words = [
-            *special,
-            "##ing",
-            "\u0120a",
-            *(f"w{number}" for number in range(config.vocab_size - len(special) - 2)),
-        ]
-        backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-        backend.pre_tokenizer = pre_tokenizers.Whitespace()
-        backend.save(str(folder / name / "tokenizer.json"))
+        write_tokenizer(folder / name, config.vocab_size)
+
+
+def write_tokenizer(folder: Path, size: int) -> None:
+    """A tokenizer of so many entries, with the special tokens of BERT and RoBERTa."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    special += ["##ing", "\u0120a"]
+    words = special + [f"w{number}" for number in range(len(special), size)]
+    backend = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.save(str(folder / "tokenizer.json"))

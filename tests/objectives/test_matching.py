@@ -13,7 +13,9 @@ from diptych.objectives.matching import (
     hard_pairs,
     matching_loss,
     matching_score,
+    random_others,
     random_pairs,
+    triplet_loss,
 )
 
 MANY = 20_000
@@ -132,3 +134,24 @@ def test_loss_and_score_by_hand() -> None:
     assert_close(matching_loss(logits, matched), torch.tensor((math.log(4 / 3) + math.log(4) + math.log(2)) / 3))
     assert_close(matching_score(logits), torch.tensor([math.log(3), -math.log(3), 0.0]))
     assert matching_score(torch.tensor([-60.0, 60.0])) > matching_score(torch.tensor([-50.0, 60.0]))
+
+
+def test_others_are_never_the_own_nor_twice_and_each_is_as_likely() -> None:
+    drawn = torch.stack([random_others(5, 3, "cpu", seeded(seed)) for seed in range(1000)])  # (1000, 5, 3)
+    assert not (drawn == torch.arange(5)[:, None]).any()
+    assert all(len(set(row)) == 3 for row in drawn.flatten(0, 1).tolist())
+    counts = drawn[:, 0].flatten().bincount(minlength=5)[1:]
+    assert all(close(count, 0.25, 3000) for count in counts.tolist())
+    assert random_others(3, 9, "cpu").shape == (3, 2)
+    assert random_others(1, 9, "cpu").shape == (1, 0)
+
+
+def test_triplets_lose_what_others_come_closer_than_the_margin() -> None:
+    zero = torch.zeros(2, requires_grad=True)  # a sigmoid of 1/2
+    others = torch.tensor([[0.0, -1e4], [math.log(0.4 / 0.6), 1e4]])  # sigmoids of 0.5, 0; 0.4, 1
+    loss = triplet_loss(zero, others)
+    assert_close(loss, torch.tensor((0.2 + 0 + 0.1 + 0.7) / 4))
+    loss.backward()
+    assert_close(zero.grad, torch.tensor([-0.25, -0.5]) / 4)  # 1/4 is the slope of the sigmoid
+    none = triplet_loss(zero, torch.zeros(2, 0))
+    assert none == 0

@@ -324,25 +324,39 @@ class UNITER(FusionEncoder):
         return self.words(self.fuse(image, text).text)
 
 
-_PAPER = Config(
+_BASE = Config(
     text="hf:bert-base-cased",
     context=62,  # 60 and the special ones
     regions_most=100,
     region_width=2048,
     region_classes=1601,
 )
+
+
+def _recipe(steps: int, batch: int, lr: float, warmup: int, clip: float = 2.0) -> Recipe:
+    """What all trainings of the paper have in common."""
+    return Recipe(steps * batch, batch, lr=lr, weight_decay=0.01, warmup=warmup, schedule="linear", clip=clip)
+
+
+def _tuned(task: str, recipe: Recipe, about: str, **options: Any) -> Preset:
+    """Fine-tuning in a task: `--start` names what was pre-trained."""
+    return Preset(replace(_BASE, tasks=(task,), **options), recipe, about)
+
+
+# Batches that the paper counts in tokens are counted here at 64 tokens a sample.
 PRESETS = {
-    "paper": Preset(
-        _PAPER,
-        Recipe(
-            samples=200_000 * 2_560,  # 200,000 steps
-            batch=2_560,  # the paper counts tokens: 8 GPUs of 10,240, twice, at about 64 a sample
-            lr=5e-5,
-            weight_decay=0.01,
-            warmup=10_000,
-            schedule="linear",
-            clip=5.0,
-        ),
-        about="UNITER-base, pre-trained in-domain: COCO and Visual Genome captions",
+    "paper": Preset(_BASE, _recipe(200_000, 2_560, 5e-5, 10_000, 5.0), "UNITER-base on captions of COCO and VG"),
+    "large": Preset(
+        replace(_BASE, text="hf:bert-large-cased"),
+        _recipe(500_000, 6_144, 5e-5, 10_000, 5.0),
+        "UNITER-large, with captions of CC and SBU too",
+    ),
+    "vqa": _tuned("vqa", _recipe(6_000, 1_600, 8e-5, 600), "base, VQA v2", head_lr=10.0),
+    "nlvr2": _tuned("nlvr2", _recipe(8_000, 80, 3e-5, 800), "base, statements about two pictures"),
+    "entailment": _tuned("entailment", _recipe(4_000, 512, 8e-5, 400), "base, SNLI-VE"),
+    "referring": _tuned("referring", _recipe(24_000, 128, 1e-4, 1_500), "base, RefCOCO"),
+    "retrieval": _tuned("retrieval", _recipe(20_000, 1_280, 5e-5, 2_000), "base, Flickr30k, random others"),
+    "hard": _tuned(
+        "retrieval", _recipe(5_000, 400, 5e-5, 500), "then the hardest 31 of 399 others", negatives=399, hardest=31
     ),
 }
