@@ -6,6 +6,7 @@ shard, nothing decoded. What it cannot read it yields as a `BrokenSample`, with 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -19,7 +20,22 @@ from diptych.batch import FIELDS
 from diptych.data.decode import BrokenSample, Limits
 from diptych.text import one_line
 
-Kind = Literal["auto", "folder", "table", "coco", "karpathy", "huggingface", "webdataset"]
+Kind = Literal[
+    "auto",
+    "folder",
+    "table",
+    "coco",
+    "karpathy",
+    "visual-genome",
+    "refcoco",
+    "flickr30k",
+    "vqa",
+    "gqa",
+    "nlvr2",
+    "regions",
+    "huggingface",
+    "webdataset",
+]
 
 JSON_KEYS = frozenset(name for item in FIELDS.values() for name in item.files if not name.startswith("."))
 """Keys of the `.json` member that fields are read from."""
@@ -78,6 +94,9 @@ class Reading:
     """what the source is"""
     images: str = ""
     """folder that holds the pictures which a table, a JSON file or a link names; nothing outside it is read"""
+    regions: str = ""
+    """region features of the pictures that an annotation file names: a .tsv of LXMERT or bottom-up attention, or a
+    folder with an .npz a picture as UNITER has them; the pictures themselves may then be absent"""
     image_column: str = ""
     """column of a table, or feature of a Hugging Face data set, with the picture or its path"""
     text_column: str = ""
@@ -266,6 +285,15 @@ def encode_json(values: Mapping[str, Any], key: str) -> bytes:
         raise BrokenSample(key, "its text is not valid UTF-8") from None
     except RecursionError:
         raise BrokenSample(key, "its values are nested too deeply") from None
+
+
+def encode_npz(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays by name as an `.npz` member, not compressed; the same arrays give the same bytes."""
+    import numpy as np
+
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
 
 
 def plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ def rows(path: Path) -> Iterator[Row]:
     if suffix == ".parquet":
         yield from _parquet_rows(path)
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_rows(path)
+        yield from json_lines(path)
     elif suffix == ".json":
         yield from _json_list(path)
     else:
@@ -93,7 +93,8 @@ def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
         yield line
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def json_lines(path: Path) -> Iterator[Row]:
+    """Every row of a file with a JSON object a line, whatever its name ends in."""
     with path.open("rb") as file:
         for number, line in enumerate(_lines(file, path), start=1):
             place = f"{path.name}:{number}"

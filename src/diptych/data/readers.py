@@ -1,6 +1,7 @@
 """Recognises what a source is, and reads folders of pictures and foreign WebDataset shards.
 
-Tables are read by `read_tables`, COCO and Karpathy files by `read_annotations`, Hugging Face data sets by `read_hub`.
+Tables are read by `read_tables`, annotation files by `read_annotations`, `read_regions`, `read_questions` and
+`read_flickr30k`, features of regions by `region_files`, Hugging Face data sets by `read_hub`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.data import read_annotations, read_hub, read_tables
+from diptych.data import (
+    kinds,
+    read_annotations,
+    read_flickr30k,
+    read_hub,
+    read_questions,
+    read_regions,
+    read_tables,
+    region_files,
+)
 from diptych.data.decode import JSON_BYTES, TEXT_BYTES, BrokenSample
 from diptych.data.files import Files, open_files
 from diptych.data.raw import (
@@ -64,18 +74,28 @@ def recognise(src: str | Path, reading: Reading | None = None) -> Source:
 def _kind(path: Path) -> str:
     if path.is_file():
         suffix = path.suffix.lower()
+        if region_files.is_table(path):
+            return "regions"
         if suffix in SUFFIXES:
-            return "table"
+            return "nlvr2" if suffix == ".jsonl" and kinds.marked(path) == "nlvr2" else "table"
         if suffix in (".json", ".tar"):
-            return "webdataset" if suffix == ".tar" else read_annotations.kind_of(path)
+            return "webdataset" if suffix == ".tar" else kinds.kind_of(path)
+        if suffix in (".p", ".pkl", ".pickle"):
+            raise SourceError(read_regions.pickled(path))
         known = list_words([*sorted(SUFFIXES), ".json", ".tar"])
         raise SourceError(f"{path.name} is not understood: give a folder, or one of {known}.")
     if _tars(path):
         return "webdataset"
     if read_hub.is_saved(path):
         return "huggingface"
-    if read_annotations.files_in(path):
-        return read_annotations.kind_of(read_annotations.files_in(path)[0])
+    if read_flickr30k.is_here(path):
+        return "flickr30k"
+    if region_files.is_here(path):
+        return "regions"
+    if found := kinds.files_in(path)[0]:
+        return found
+    if any(path.glob("refs*.p")):
+        return "refcoco"
     if read_tables.files_in(path):
         return "table"
     return "folder"
@@ -268,6 +288,13 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "table": read_tables.table,
     "coco": read_annotations.coco,
     "karpathy": read_annotations.karpathy,
+    "visual-genome": read_regions.visual_genome,
+    "refcoco": read_regions.refcoco,
+    "flickr30k": read_flickr30k.flickr30k,
+    "vqa": read_questions.vqa,
+    "gqa": read_questions.gqa,
+    "nlvr2": read_questions.nlvr2,
+    "regions": region_files.regions,
     "huggingface": read_hub.saved,
     "webdataset": webdataset,
 }
