@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from diptych.objectives.contrastive import info_nce, info_nce_from_logits, positives, sigmoid_loss
-from diptych.objectives.tiled import log_sum_exp, softplus_sum, weighted_sum
+from diptych.objectives.tiled import log_sum_exp, log_sum_exp_and_matched, softplus_sum
 
 B, D = 13, 7
 SCALE = torch.tensor(9.0)
@@ -158,9 +158,22 @@ def test_tiled_sums_pass_gradcheck_in_float64() -> None:
     scale, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (4.0, -1.0))
     assert torch.autograd.gradcheck(lambda *x: log_sum_exp(*x, tile=3), (query, key, scale))
     assert torch.autograd.gradcheck(lambda *x: softplus_sum(*x, tile=3), (query, key, scale, bias))
-    weight, transposed = soft(len(query), len(key)), soft(len(key), len(query), seed=6)
-    assert torch.autograd.gradcheck(lambda *x: weighted_sum(*x, weight, transposed), (query, key))
-    assert_close(weighted_sum(query, key, weight, transposed), ((weight + transposed.T) * (query @ key.T)).sum())
+    weights = soft(len(query), len(key)), soft(len(key), len(query), seed=6)
+    assert torch.autograd.gradcheck(lambda *x: log_sum_exp_and_matched(*x, weights, tile=3), (query, key, scale))
+
+
+@pytest.mark.parametrize("tile", [1, 3, 5, 64])
+def test_matched_logits_are_summed_beside_and_weights_stay_as_they_are(tile: int) -> None:
+    query, key, scale = unit(5, 3, seed=1), unit(7, 3, seed=2), torch.tensor(4.0)
+    forth, back = soft(5, 7), soft(7, 5, seed=6)
+    before = forth.clone(), back.clone()
+    rows, cols, matched = log_sum_exp_and_matched(query, key, scale, (forth, back), tile)
+    logits = scale * query @ key.T
+    for mine, expected in ((rows, logits.logsumexp(1)), (cols, logits.logsumexp(0))):
+        assert_close(mine, expected)
+    assert_close(matched, ((forth + back.T) * logits).sum())
+    assert torch.equal(forth, before[0])
+    assert torch.equal(back, before[1])
 
 
 @pytest.mark.parametrize("tile", [0, 4])

@@ -158,11 +158,11 @@ def _tiled_info_nce(image: Tensor, text: Tensor, scale: Tensor, gather: Gather, 
     sum_c q_c (lse - s_c) = lse sum_c q_c - scale * own . (sum_c q_c other_c): the second part needs no logits, and
     features of other processes only where they are wanted.
     """
-    image_lse, text_lse = tiled.log_sum_exp(image, text, scale, tile, gather)
     if gather.world == 1 and _are_fixed_matrices(targets):
         forth, back = _matrices(targets, torch.Size((len(image), len(image))), 0)
-        matched = scale * tiled.weighted_sum(image, text, forth, back) / len(image)
-        return ((forth.sum(1) * image_lse).mean() + (back.sum(1) * text_lse).mean() - matched) / 2
+        image_lse, text_lse, matched = tiled.log_sum_exp_and_matched(image, text, scale, (forth, back), tile)
+        return ((forth.sum(1) * image_lse).sum() + (back.sum(1) * text_lse).sum() - matched) / (2 * len(image))
+    image_lse, text_lse = tiled.log_sum_exp(image, text, scale, tile, gather)
     loss = image.new_zeros(())
     for side, (own, other, lse) in enumerate(((image, text, image_lse), (text, image, text_lse))):
         wanted: tuple[Tensor, Tensor | float] = (other, 1.0)

@@ -24,7 +24,6 @@ from diptych.batch import Gather
 from diptych.compiling import never_compiled
 
 ALONE = Gather()
-_ROWS = 256  # of targets that are added up at a time
 
 
 @never_compiled  # the loop over tiles would be unrolled into one huge graph
@@ -44,20 +43,27 @@ def log_sum_exp(query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Ga
     Returns:
         (B,) over all keys for each query of this process, and (B',) over all queries for each key of this process.
     """
-    return cast(tuple[Tensor, Tensor], _LogSumExp.apply(query, key, scale, tile, gather))
+    rows, cols, _ = cast(tuple[Tensor, Tensor, Tensor], _LogSumExp.apply(query, key, scale, tile, gather))
+    return rows, cols
 
 
 @never_compiled
-def weighted_sum(query: Tensor, key: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
-    """The sum of `(weight + transposed.T) * (query @ key.T)` over all pairs, a scalar, with one product each way.
+def log_sum_exp_and_matched(
+    query: Tensor, key: Tensor, scale: Tensor, weights: tuple[Tensor, Tensor], tile: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`log_sum_exp` of one process and, in the same sweep, the sum of `(forth + back.T) * scale * (query @ key.T)`.
 
     Args:
         query: (B, D).
         key: (B, D).
-        weight: (B, B), gets no gradient.
-        transposed: (B, B), a row a key; gets no gradient.
+        scale: scalar tensor.
+        weights: forth (B, B), a row a query, and back (B, B), a row a key; they get no gradient.
+        tile: rows and columns of a tile.
+
+    Returns:
+        (B,) for each query, (B,) for each key, and the sum, a scalar.
     """
-    return cast(Tensor, _WeightedSum.apply(query, key, weight, transposed))
+    return cast(tuple[Tensor, Tensor, Tensor], _LogSumExp.apply(query, key, scale, tile, ALONE, *weights))
 
 
 @never_compiled
@@ -120,59 +126,43 @@ def _slices(length: int, tile: int) -> Iterator[slice]:
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Gather
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, query: Tensor, key: Tensor, scale: Tensor, tile: int, gather: Gather, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = query.new_full((len(query),), -torch.inf)
         cols = query.new_full((gather.world, len(key)), -torch.inf)  # over the queries of this process
+        matched = torch.zeros_like(rows)
         for owner, j, keys in _keys(key, tile, gather):
             scaled = keys * scale
             for i in _slices(len(query), tile):
                 logits = query[i] @ scaled.T
                 rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
                 cols[owner, j] = torch.logaddexp(cols[owner, j], logits.logsumexp(0))
+                if weights:
+                    matched[i] += logits.mul_(_both(*weights, i, j, logits)).sum(1)
         if gather.world > 1:
             cols = torch.stack([gather.shown(cols, rank) for rank in range(gather.world)]).logsumexp(0)
-        ctx.save_for_backward(query, key, scale, rows, cols)
+        ctx.save_for_backward(query, key, scale, rows, cols, *weights)
         ctx.tile, ctx.gather = tile, gather
-        return rows, cols[gather.rank].clone()
+        return rows, cols[gather.rank].clone(), matched.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, row_grad: Tensor, col_grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, scale, rows, cols = ctx.saved_tensors
+    def backward(ctx: Any, row_grad: Tensor, col_grad: Tensor, matched_grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, scale, rows, cols, *weights = ctx.saved_tensors
         col_grads = [ctx.gather.shown(col_grad, rank) for rank in range(ctx.gather.world)]
 
         def slope(logits: Tensor, i: slice, owner: int, j: slice) -> Tensor:
             slopes = (logits - rows[i, None]).exp_().mul_(row_grad[i, None])
             slopes += logits.sub_(cols[owner, j]).exp_().mul_(col_grads[owner][j])
-            return slopes
+            return slopes.add_(_both(*weights, i, j, slopes).mul_(matched_grad)) if weights else slopes
 
-        return (*_pull_back(ctx, query, key, scale, slope), None, None)
-
-
-class _WeightedSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, weight: Tensor, transposed: Tensor) -> Tensor:
-        wanted = torch.empty_like(query)
-        for i, both in _both(weight, transposed, query.dtype):
-            torch.mm(both, key, out=wanted[i])
-        ctx.save_for_backward(query, wanted, weight, transposed)
-        return (query * wanted).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, wanted, weight, transposed = ctx.saved_tensors
-        key_grad = query.new_zeros(weight.shape[1], query.shape[1])
-        for i, both in _both(weight, transposed, query.dtype):
-            key_grad.addmm_(both.T, query[i])
-        return wanted * grad, key_grad.mul_(grad), None, None
+        return (*_pull_back(ctx, query, key, scale, slope), None, None, *(None for _ in weights))
 
 
-def _both(weight: Tensor, transposed: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows at a time of `weight + transposed.T`."""
-    for i in _slices(len(weight), _ROWS):
-        yield i, (weight[i] + transposed[:, i].T).to(dtype)
+def _both(forth: Tensor, back: Tensor, i: slice, j: slice, like: Tensor) -> Tensor:
+    """The tile of `forth + back.T` of queries i and keys j, in the type of `like`, a tile of the same shape."""
+    rows = back[j, i].contiguous()  # whose transpose is copied by blocks; others number by number, far apart
+    return torch.empty_like(like).copy_(rows.T).add_(forth[i, j])
 
 
 class _SoftplusSum(torch.autograd.Function):
