@@ -58,6 +58,7 @@ _FIELDS = (
         "regions as x0, y0, x1, y1 in [0, 1] of the picture",
         ("boxes",),
     ),
+    Field("tracks", "float array (F, R, 4)", "(B, F, R, 4)", "the boxes in every frame of a clip", ("tracks",)),
     Field("phrases", "list of str", "(B, R, T)", "a name or phrase for each box", ("phrases",)),
     Field("spans", "list of (start, end, box index)", "(B, R, 2)", "characters of `text` that name a box", ("spans",)),
     Field(

@@ -73,7 +73,7 @@ def test_answers_agree_with_the_scene(repeats):
     given: dict[str, Counter[str]] = {}
     for index in range(200):
         made = scene(0, index, knobs)
-        asked = questions(made, words, knobs.questions, 2, Random(index))
+        asked = questions(made, words, knobs.asked, 2, Random(index))
         assert len({question["question"] for question in asked}) == len(asked)
         assert max(Counter(question["type"] for question in asked).values()) == 2
         for question in asked:
@@ -105,7 +105,7 @@ _FORM_WORDS = {"Is", "there", "How", "many", "objects", "are", "smaller", "large
 
 def test_many_different_questions_can_be_asked_of_one_scene():
     knobs = Knobs()
-    asked = questions(scene(0, 0, knobs), vocabulary(knobs), knobs.questions, 1000, Random(0))
+    asked = questions(scene(0, 0, knobs), vocabulary(knobs), knobs.asked, 1000, Random(0))
     assert len({question["question"] for question in asked}) == len(asked) > 100
 
 
@@ -135,7 +135,7 @@ def test_plurals():
 
 def test_questions_that_a_scene_does_not_allow_are_left_out():
     words = vocabulary(Knobs(objects=(1, 1)), ["dog", "cat"])
-    alone = questions(Scene((Object("dog"),)), words, Knobs().questions, 5, Random(0))
+    alone = questions(Scene((Object("dog"),)), words, Knobs().asked, 5, Random(0))
     assert {question["type"] for question in alone} == {"exist", "count"}
     assert sorted(question["question"] for question in alone) == [
         "How many objects are there?", "Is there a cat?", "Is there a dog?"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from diptych.world.clips import Clips, Frames
 from diptych.world.data import World
 from diptych.world.draw import Drawing, Outline, Sprite, draw, outline
 from diptych.world.generate import scene, vocabulary
@@ -18,7 +19,9 @@ from diptych.world.scene import Background, Object, Relation, Scene
 __all__ = [
     "SPLITS",
     "Background",
+    "Clips",
     "Drawing",
+    "Frames",
     "Knobs",
     "Object",
     "Outline",

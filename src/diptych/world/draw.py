@@ -124,22 +124,49 @@ def draw(scene: Scene, size: int, sprites: Mapping[str, Sprite] | None = None) -
     Raises:
         ValueError: a category is neither a cut-out nor a shape.
     """
-    canvas = _background(scene.background, size)
-    owner = np.full((size, size), -1, np.int16)
-    for index in _far_to_near(scene):
-        thing = scene.objects[index]
-        window, u, v = _window(thing, size)
-        scale = thing.radius * size
-        if sprites and thing.category in sprites:
-            alpha, colour = _cutout(thing, sprites[thing.category], u, v, scale)
-        else:
-            alpha, colour = _shape(thing, u, v, scale)
-        patch = canvas[:, *window]
-        patch += alpha * (colour - patch)
-        owner[window][alpha >= 0.5] = index
-    np.clip(canvas, 0.0, 255.0, out=canvas)
-    image = np.stack([*np.rint(canvas, out=canvas).astype(np.uint8)], axis=-1)
-    return Drawing(owner, len(scene.objects), image)
+    return Painter(size, sprites).draw(scene)
+
+
+class Painter:
+    """Draws scenes that share much, such as the frames of a clip: what stays is computed once.
+
+    Args:
+        size: side of the pictures in pixels.
+        sprites: cut-outs by name.
+    """
+
+    def __init__(self, size: int, sprites: Mapping[str, Sprite] | None = None) -> None:
+        self.size, self.sprites = size, sprites or {}
+        self._grounds: dict[Background, Array] = {}
+        self._things: dict[Object, tuple[tuple[slice, slice], Array, Array]] = {}
+
+    def draw(self, scene: Scene) -> Drawing:
+        """What the function `draw` returns."""
+        size = self.size
+        if scene.background not in self._grounds:
+            self._grounds[scene.background] = _background(scene.background, size)
+        canvas = self._grounds[scene.background].copy()
+        owner = np.full((size, size), -1, np.int16)
+        for index in _far_to_near(scene):
+            thing = scene.objects[index]
+            if thing not in self._things:
+                self._things[thing] = self._painted(thing)
+            window, alpha, colour = self._things[thing]
+            patch = canvas[:, *window]
+            patch += alpha * (colour - patch)
+            owner[window][alpha >= 0.5] = index
+        np.clip(canvas, 0.0, 255.0, out=canvas)
+        image = np.stack([*np.rint(canvas, out=canvas).astype(np.uint8)], axis=-1)
+        return Drawing(owner, len(scene.objects), image)
+
+    def _painted(self, thing: Object) -> tuple[tuple[slice, slice], Array, Array]:
+        """Where an object is seen, its opacity (h, w) there, and its colour (3, h, w)."""
+        window, u, v = _window(thing, self.size)
+        scale = thing.radius * self.size
+        sprite = self.sprites.get(thing.category)
+        if min(u.shape) < 2:  # only the margin of the window lies in the picture
+            return window, np.zeros_like(u), np.zeros_like(u, shape=(3, *u.shape))
+        return window, *(_cutout(thing, sprite, u, v, scale) if sprite else _shape(thing, u, v, scale))
 
 
 def _far_to_near(scene: Scene) -> list[int]:
@@ -153,8 +180,9 @@ def _window(thing: Object, size: int) -> tuple[tuple[slice, slice], Array, Array
     """
     reach = thing.radius * size * 1.03 + 1
     x, y = thing.x * size - 0.5, thing.y * size - 0.5  # pixel centres lie at whole numbers
-    left, top = max(0, int(x - reach)), max(0, int(y - reach))
-    right, bottom = min(size, int(x + reach) + 2), min(size, int(y + reach) + 2)
+    left, top = (min(size, max(0, int(middle - reach))) for middle in (x, y))
+    right = min(size, max(left, int(x + reach) + 2))  # of what lies outside of the picture nothing is seen
+    bottom = min(size, max(top, int(y + reach) + 2))
     scale = 1 / (thing.radius * size)
     across = (np.arange(left, right, dtype=np.float32) - x) * scale
     down = ((np.arange(top, bottom, dtype=np.float32) - y) * scale)[:, None]

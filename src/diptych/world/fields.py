@@ -142,7 +142,7 @@ FIELDS: Mapping[str, Callable[[Draft], Any]] = {
     "attributes": lambda draft: [thing.attributes for thing in draft.scene.objects],
     "relations": lambda draft: [tuple(relation) for relation in draft.scene.relations],
     "questions": lambda draft: questions(
-        draft.scene, draft.words, draft.knobs.questions, draft.knobs.each, draft.rng("questions")
+        draft.scene, draft.words, draft.knobs.asked, draft.knobs.each, draft.rng("questions")
     ),
     "expressions": lambda draft: expressions(draft.scene, draft.rng("expressions")),
     "negatives": lambda draft: [text for text, _ in draft.foils],

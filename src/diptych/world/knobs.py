@@ -14,7 +14,9 @@ from diptych.world.scene import BACKGROUNDS, COLOURS, SIZES, TEXTURES
 Style = Literal["partial", "short", "long", "relations"]
 STYLES: tuple[Style, ...] = get_args(Style)
 SAYABLE = ("colour", "texture", "size")
-QUESTIONS = ("exist", "count", "colour", "relation", "compare")
+QUESTIONS = ("exist", "count", "colour", "relation", "compare", "order", "direction")
+MOTIONS = ("move", "bounce", "enter", "appear")
+_OF_PICTURES, _OF_CLIPS = ("relation",), ("order", "direction")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Knobs:
     gallery: int = 16
     """the size of such groups in the split `gallery`"""
     questions: tuple[str, ...] = QUESTIONS
-    """the types of questions that are asked: of exist, count, colour, relation, compare"""
+    """the types of questions: of exist, count, colour, relation (of pictures), compare, order, direction (of clips)"""
     each: int = 2
     """at most so many questions of each type about a scene"""
     region_noise: float = 0.35
@@ -78,6 +80,14 @@ class Knobs:
     """side of the square pictures"""
     pairs: bool = False
     """samples are statements about two pictures, true or false (`Pairs`)"""
+    video: bool = False
+    """samples are clips in which things happen (`Clips`)"""
+    frames: int = 8
+    """the number of frames of a clip, at least four for each event"""
+    events: int = 2
+    """how many things happen in a clip, one after the other, each to another object"""
+    motions: tuple[str, ...] = MOTIONS
+    """what may happen in a clip: of move, bounce (there and back), enter (or leave) and appear (or disappear)"""
     train: int = 20_000
     """number of scenes of the split `train`"""
     evaluation: int = 1_000
@@ -101,6 +111,26 @@ class Knobs:
             raise ValueError(f"questions: {nearest(unknown[0], QUESTIONS, 'type')}")
         if self.caption not in STYLES:
             raise ValueError(f"caption: {nearest(self.caption, STYLES, 'style')}")
+        if self.questions and not self.asked:
+            raise ValueError("questions: order and direction are asked of clips (video=true), relation of pictures.")
+        self._check_motion()
+
+    def _check_motion(self) -> None:
+        unknown = [motion for motion in self.motions if motion not in MOTIONS]
+        if unknown or not self.motions:
+            raise ValueError(f"motions: {nearest(unknown[0] if unknown else 'none', MOTIONS, 'motion')}")
+        if self.video and self.pairs:
+            raise ValueError("there are no pairs of clips: leave out pairs or video.")
+        if self.video and self.events > self.objects[0]:
+            raise ValueError(f"{self.events} events need as many objects: raise objects or lower events.")
+        if self.video and self.frames < 4 * self.events:
+            raise ValueError(f"{self.events} events need at least {4 * self.events} frames, not {self.frames}.")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The types of questions that are asked: those of `questions` that pictures, or clips, allow."""
+        other = _OF_PICTURES if self.video else _OF_CLIPS
+        return tuple(kind for kind in self.questions if kind not in other)
 
     def focus(self, count: int) -> int:
         """How many of `count` objects are in focus."""
@@ -128,6 +158,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "region_noise": (0, 2),
     "region_extra": (0, 100),
     "pixels": (8, 4096),
+    "frames": (2, 1000),
+    "events": (1, 100),
     "train": (1, 10**9),
     "evaluation": (1, 10**9),
 }
@@ -194,5 +226,6 @@ READERS: dict[str, Callable[[str], Any]] = {
     "objects": _range,
     "say": _words,
     "questions": _words,
+    "motions": _words,
     **{field.name: _BY_TYPE[type(field.default)] for field in fields(Knobs) if type(field.default) in _BY_TYPE},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from diptych.world.clips import Clips
 from diptych.world.data import World
 from diptych.world.draw import Sprite
 from diptych.world.knobs import READERS, Knobs, parse_options, whole
@@ -22,5 +23,5 @@ def open_world(options: str = "", split: str = "train", sprites: Sequence[Sprite
     """
     values = parse_options(options, {"seed": whole, **READERS})
     seed, knobs = values.pop("seed", 0), Knobs(**values)
-    kind = Pairs if knobs.pairs else World
+    kind: type[Made[Any]] = Pairs if knobs.pairs else Clips if knobs.video else World
     return kind(split, seed=seed, knobs=knobs, sprites=sprites)

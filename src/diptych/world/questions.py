@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from diptych.world.generate import Vocabulary, vocabulary
 from diptych.world.knobs import Knobs
 from diptych.world.language import Phrase
-from diptych.world.scene import OPPOSITE, SHAPES, Scene
+from diptych.world.scene import DIRECTIONS, OPPOSITE, SHAPES, Scene
 
 _IRREGULAR = {"fish": "fish"}
 _THAN = {"small": "smaller", "large": "larger"}
@@ -73,8 +73,10 @@ def answers_of(knobs: Knobs, cutouts: Sequence[str] = ()) -> tuple[str, ...]:
     possible: dict[str, Sequence[str]] = {
         "count": [str(number) for number in range(knobs.objects[1] + 1)],
         "colour": words.colours,
+        "order": ("yes", "no", *words.categories),
+        "direction": DIRECTIONS,
     }
-    return tuple(dict.fromkeys(answer for kind in knobs.questions for answer in possible.get(kind, ("yes", "no"))))
+    return tuple(dict.fromkeys(answer for kind in knobs.asked for answer in possible.get(kind, ("yes", "no"))))
 
 
 def name(scene: Scene, index: int) -> str:

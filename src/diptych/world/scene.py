@@ -37,6 +37,7 @@ OPPOSITE = {
     "behind": "in front of",
 }
 PREDICATES = tuple(OPPOSITE)
+DIRECTIONS = ("left", "right", "up", "down")
 
 CLEAR = 0.08
 """the least offset, in sides of the picture, at which one object is called left of or above another"""
@@ -63,8 +64,8 @@ class Object:
 
     @property
     def place(self) -> str:
-        """Which of the nine parts of the picture holds the centre."""
-        column, row = (min(2, int(3 * value)) for value in (self.x, self.y))
+        """Which of the nine parts of the picture holds the centre, or is nearest to it."""
+        column, row = (min(2, max(0, int(3 * value))) for value in (self.x, self.y))
         return PLACES[3 * row + column]
 
     @property
