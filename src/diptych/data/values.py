@@ -186,6 +186,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "tags": texts_of,
     "labels": _numbers((None,)),
     "boxes": _boxes,
+    "tracks": _numbers((None, None, 4), 0, 1),
     "spans": _rows("triples", int, int, int),
     "expressions": _rows("pairs of text and box index", str, int),
     "regions": _numbers((None, None)),
