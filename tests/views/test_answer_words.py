@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from diptych.views.answers import CONTRACTIONS, agreement, normalise, soft_scores
+
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 @pytest.mark.parametrize(
@@ -18,6 +23,8 @@ from diptych.views.answers import CONTRACTIONS, agreement, normalise, soft_score
         ("red, white", "red white"),
         ("3.5 feet.", "3.5 feet"),
         ("black/white (mostly)", "black white mostly"),
+        ("tic- tac-toe", "tic tactoe"),
+        ("$5 & 50%", "$5 & 50%"),
         ("none", "0"),
         ("  t-shirt \n", "t shirt"),
         ("the", ""),
@@ -31,10 +38,21 @@ def test_one_spelling(answer: str, expected: str) -> None:
     assert normalise(normalise(answer)) == expected
 
 
+def test_the_official_script_gives_the_same() -> None:
+    """446 answers, and 120 accuracies by ten people each, of GT-Vision-Lab/VQA."""
+    with np.load(REFERENCE / "vqa_official.npz") as file:
+        found = {name: file[name].tolist() for name in ("answers", "normalised", "said", "people", "accuracy")}
+    assert len(found["answers"]) == 446
+    assert [normalise(answer) for answer in found["answers"]] == found["normalised"]
+    scores = [agreement(said, people) for said, people in zip(found["said"], found["people"], strict=True)]
+    assert scores == pytest.approx(found["accuracy"])
+    assert {round(score, 1) for score in scores} == {0.0, 0.3, 0.6, 0.9, 1.0}
+
+
 def test_words_of_their_own_are_no_contractions() -> None:
     """ "well", "were", "ill", "its", "shed", "hell", "wed" and "id" mean something without an apostrophe."""
-    assert not {"well", "were", "ill", "its", "shed", "hell", "shell", "wed", "id", "lets", "hes"} & set(CONTRACTIONS)
-    assert all(word.count("'") and word.replace("'", "") == bare for bare, word in CONTRACTIONS.items())
+    assert not {"well", "were", "ill", "its", "shed", "hell", "shell", "wed", "id", "lets"} & set(CONTRACTIONS)
+    assert CONTRACTIONS["couldnt've"] == CONTRACTIONS["couldn'tve"] == "couldn't've"
 
 
 @pytest.mark.parametrize(("count", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])

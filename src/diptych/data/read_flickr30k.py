@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +17,7 @@ from diptych.data.raw import Reading, Source, SourceError, confined, key_of, rea
 from diptych.data.read_pictures import Box, Picture, Where, box_of, source
 
 _PHRASE = re.compile(r"\[/EN#(\d{1,12})((?:/\w+)+) ([^\[\]]*)\]")
+_MOST = 200  # captions of a picture, and boxes of a caption
 _SPLITS = ("train", "val", "test")
 _DECLARATION = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 
@@ -65,11 +67,13 @@ def _captions(root: Path, name: str, split: str) -> Iterator[Picture]:
         caption, phrases = _parse(line, f"{place}:{number + 1}")
         picture = Picture(f"{name}.jpg", split, "flickr30k-images", size, [caption], key=key_of(f"{name}_{number}.x"))
         spans = []
-        for start, end, entity in phrases:
-            for box in boxes.get(entity, []):
-                spans.append((start, end, len(picture.boxes)))
-                picture.boxes.append(box)
-                picture.phrases.append(caption[start:end])
+        named = list(islice(((*span, box) for *span, entity in phrases for box in boxes.get(entity, [])), _MOST + 1))
+        if len(named) > _MOST or number >= _MOST:
+            raise BrokenSample(f"{place}:{number + 1}", f"there are more than {_MOST} boxes or captions")
+        for start, end, box in named:
+            spans.append((start, end, len(picture.boxes)))
+            picture.boxes.append(box)
+            picture.phrases.append(caption[start:end])
         picture.more = {"spans": spans} if spans else {}
         yield picture
 
