@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from shard_helpers import npz, picture, write_set
+from shard_helpers import drawing, encoded, npz, picture, write_set
 
 from diptych.batch import FIELDS, Sample
 from diptych.data.check import Checked, Checks, check
@@ -287,3 +287,13 @@ def test_sides_of_few_samples_are_not_promised(tmp_path):
     assert data.coverage["sides"] == 0.75
     assert data.coverage["images"] == 1.0
     assert "sides" not in data.has
+
+
+def test_pictures_of_sides_are_looked_at(tmp_path):
+    with ShardWriter(tmp_path, "train") as writer:
+        for number in (0, 1):
+            writer.add(f"k{number}", {f"{side}.png": encoded(drawing(number * side)) for side in (0, 1)})
+    found = inspect(tmp_path)
+    assert (found.width.count, found.width.middle) == (4, 96)
+    assert found.pictures.exact == [["k0, side 0", "k0, side 1", "k1, side 0"]]
+    assert found.shown[0].image.size == (220, 91), "192 x 192 pixels twice and a gap of 22, made smaller"

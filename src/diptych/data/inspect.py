@@ -26,7 +26,7 @@ from diptych.data.pack import Packing, checked
 from diptych.data.raw import Notice, Reading, Source, split_order
 from diptych.data.readers import recognise
 from diptych.data.shards import split_of
-from diptych.data.sheet import Shown, contact_sheet, draw_sheet, shown_of
+from diptych.data.sheet import Shown, contact_sheet, draw_sheet, pictures_in, shown_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -257,12 +257,14 @@ def _count(item: _Item, found: Inspection, tally: _Tally) -> None:
     tally.splits[item.split] += 1
     tally.coverage.update(item.values.keys())
     tally.notes.update(item.notes)
-    image, text, category = (item.values.get(name) for name in ("image", "text", "category"))
+    text, category = item.values.get("text"), item.values.get("category")
     if category is not None:
         tally.classes[category] += 1
-    if image is not None:
-        tally.sizes.append(image.size)
-        tally.prints.append((item.key, item.split, fingerprint(image)))
+    pictures = pictures_in(item.values)
+    for number, picture in enumerate(pictures):
+        tally.sizes.append(picture.size)
+        key = f"{item.key}, side {number}" if len(pictures) > 1 else item.key
+        tally.prints.append((key, item.split, fingerprint(picture)))
     if text:
         tally.first.append((item.key, item.split, text))
     for caption in item.values.get("texts") or ([text] if text else []):

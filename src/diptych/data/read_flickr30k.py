@@ -67,7 +67,8 @@ def _captions(root: Path, name: str, split: str) -> Iterator[Picture]:
         caption, phrases = _parse(line, f"{place}:{number + 1}")
         picture = Picture(f"{name}.jpg", split, "flickr30k-images", size, [caption], key=key_of(f"{name}_{number}.x"))
         spans = []
-        named = list(islice(((*span, box) for *span, entity in phrases for box in boxes.get(entity, [])), _MOST + 1))
+        every = ((start, end, box) for start, end, entity in phrases for box in boxes.get(entity, []))
+        named = list(islice(every, _MOST + 1))
         if len(named) > _MOST or number >= _MOST:
             raise BrokenSample(f"{place}:{number + 1}", f"there are more than {_MOST} boxes or captions")
         for start, end, box in named:

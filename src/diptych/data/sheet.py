@@ -41,11 +41,11 @@ class Shown:
 def contact_sheet(dataset: Dataset, n: int = 24, *, columns: int = 6, seed: int = 0) -> Image:
     """A page with `n` samples drawn at random; a broken one is shown as such.
 
-    What is shown comes from the fields image, texts, category and boxes, as far as the data set has them.
+    What is shown comes from the fields image, sides, texts, category and boxes, as far as the data set has them.
     """
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.choice(len(dataset), min(n, len(dataset)), replace=False))
-    fields = sorted({"image", "texts", "category", "boxes"} & set(dataset.has))
+    fields = sorted({"image", "sides", "texts", "category", "boxes"} & set(dataset.has))
     shown = [_shown(dataset, int(index), fields) for index in indices]
     return draw_sheet(shown, f"{dataset.name}: {len(shown)} of {len(dataset):,} samples, {dataset.split}", columns)
 
@@ -64,16 +64,34 @@ def thumbnail(image: Image) -> Image:
 
 def shown_of(key: str, split: str, values: Mapping[str, Any]) -> Shown:
     """What the sheet keeps of a decoded sample."""
-    image, category, boxes = values.get("image"), values.get("category"), values.get("boxes")
+    pictures, category, boxes = pictures_in(values), values.get("category"), values.get("boxes")
     texts = values.get("texts") or [text for text in [values.get("text")] if text]
     return Shown(
         key,
         split,
-        None if image is None else thumbnail(image),
+        _side_by_side(pictures) if pictures else None,
         tuple(texts),
         category or "",
         () if boxes is None else tuple(tuple(map(float, box)) for box in boxes),
     )
+
+
+def pictures_in(values: Mapping[str, Any]) -> list[Image]:
+    """The picture of a sample, or those of its two sides; empty where it has none."""
+    samples = [values] if values.get("image") is not None else values.get("sides") or ()
+    return [sample["image"] for sample in samples if "image" in sample]
+
+
+def _side_by_side(pictures: Sequence[Image]) -> Image:
+    from PIL import Image as Pictures
+
+    small = [thumbnail(picture) for picture in pictures]
+    if len(small) == 1:
+        return small[0]
+    page = Pictures.new("RGB", (2 * SIDE + _GAP, max(picture.height for picture in small)), _PAPER)
+    for number, picture in enumerate(small):
+        page.paste(picture, (number * (SIDE + _GAP), 0))
+    return thumbnail(page)
 
 
 def _shown(dataset: Dataset, index: int, fields: Sequence[str]) -> Shown:
