@@ -162,9 +162,9 @@ import contextlib, io, sys
 from diptych.app.main import COMMANDS, main
 with contextlib.redirect_stdout(io.StringIO()):
     codes = [main([]), main(["methods"]), main(["status"])]
-    codes += [main([name, "--help"]) for name in COMMANDS if name != "curate"]
+    codes += [main([name, "--help"]) for name in COMMANDS if name not in ("annotate", "curate")]
     numpy = "numpy" in sys.modules
-    codes.append(main(["curate", "--help"]))  # its options lie in modules of arrays: numpy and no more
+    codes += [main([name, "--help"]) for name in ("annotate", "curate")]  # options in modules of arrays: numpy, no more
 print(codes == [0] * len(codes), numpy, sorted(set({HEAVY!r}) & set(sys.modules)))
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -35,7 +35,7 @@ def curate(settings: Dedup | Score | Filter, common: Common, against: Sequence[s
         task_of(settings, common.run, common.device),
         parts,
         common.out.expanduser(),
-        spread=_spread(common),
+        spread=spread(common.workers, common.device if common.run else "cpu", common.address),
         dry_run=common.dry_run,
         bar=terminal.progress,
         page=partial(curate_page.write, command=curate_page.command(settings, common, against)),
@@ -63,14 +63,14 @@ def _embedder(model: str, device: str, who: str, *, texts: bool) -> Embedder:
     return Embedder(api.load(model), str(choose_device(device)), texts=texts)
 
 
-def _spread(common: Common) -> Spread:
-    if common.workers == 0:
+def spread(workers: int | None, device: str, address: str) -> Spread:
+    """Who measures: this process (0), so many workers on Ray, or one a GPU or else a core (None)."""
+    if workers == 0:
         return here
     from diptych.curation.on_ray import on_ray
 
-    gpus = _gpus(common.device) if common.run else 0
-    workers = common.workers or gpus or os.cpu_count() or 1
-    return on_ray(workers, address=common.address, gpus=float(bool(gpus)))
+    gpus = _gpus(device)
+    return on_ray(workers or gpus or os.cpu_count() or 1, address=address, gpus=float(bool(gpus)))
 
 
 def _gpus(device: str) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _QUALITY = 200, 76  # of a picture
 _BROKEN = 100  # broken samples that are listed
-_DONE = {"dedup": "without duplicates", "score": "scored", "filter": "filtered"}
+_DONE = {"regions": "with regions", "dedup": "without duplicates", "score": "scored", "filter": "filtered"}
 
 
 def write(outcome: Outcome, path: Path, *, command: str) -> None:
@@ -76,11 +76,12 @@ def command(settings: Any, common: Common, against: Sequence[str]) -> str:
         for one in dataclasses.fields(options):
             value, usual = getattr(options, one.name), one.default
             if one.name not in ("source", "out", "json") and value != usual:
-                parts += _option(one.name, value)
+                parts += option(one.name, value)
     return " ".join([*parts, f"--out {shlex.quote(pages.relative(common.out))}"])
 
 
-def _option(name: str, value: Any) -> list[str]:
+def option(name: str, value: Any) -> list[str]:
+    """An option with its value, as it is typed."""
     flag = f"--{name.replace('_', '-')}"
     if value is True:
         return [flag]

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "look at a data set: what it has, what is broken, which methods can learn from it",
     "pack": "turn a folder, a table, COCO, Karpathy or Hugging Face data into shards",
     "curate": "make shards better: duplicates and leaks out, pairs scored, captions and pictures filtered",
+    "annotate": "let an object detector say what is where in the pictures of shards",
     "plan": "say what a run will take, before it is made: memory, time, and which switch buys what",
     "train": "train a method on a data set",
     "evaluate": "measure a trained run on a data set",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from diptych.curation.embed import Embedder
-from diptych.curation.verdicts import NOBODY, Example, Findings, Group, Histogram, Verdicts
+from diptych.curation.verdicts import NO_FIELDS, NOBODY, Example, Findings, Group, Histogram, Verdicts
 from diptych.data.decode import BrokenSample
 from diptych.data.duplicates import DISTANCE, alike_pairs, count_bits, fingerprint, first_copies
 from diptych.data.fields import decode_sample
@@ -103,6 +103,7 @@ class DedupTask:
     dedup: Dedup
     look: Prints
     name = "dedup"
+    adds = NO_FIELDS
     drops = True
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 
 from diptych.curation import languages
 from diptych.curation.captions import with_captions
-from diptych.curation.verdicts import Example, Findings, Group, Histogram, LostCaption, Verdicts
+from diptych.curation.verdicts import NO_FIELDS, Example, Findings, Group, Histogram, LostCaption, Verdicts
 from diptych.data.decode import image_header
 from diptych.data.fields import decode_sample, field_of, fields_of
 
@@ -107,6 +107,7 @@ class FilterTask:
     filter: Filter
     look: Seen
     name = "filter"
+    adds = NO_FIELDS
     drops = True
 
     @property

@@ -98,6 +98,7 @@ def curate(
     dry_run: bool = False,
     bar: Bar = silent,
     page: Callable[[Outcome, Path], None] | None = None,
+    block: int = 0,
 ) -> Outcome:
     """Measures, decides and writes.
 
@@ -109,12 +110,13 @@ def curate(
         dry_run: write the report alone.
         bar: shows how far it is.
         page: writes the page of the report to a path.
+        block: samples after which what was measured is kept; the usual number if 0.
 
     Raises:
         ValueError: there are no samples, or `out` holds something else.
     """
     _refuse_used(out)
-    blocks = blocks_of(parts)
+    blocks = blocks_of(parts, block)
     if not any(part.written and block.part == number for number, part in enumerate(parts) for block in blocks):
         raise ValueError(f"{', '.join(dict.fromkeys(part.path for part in parts))} has no samples to curate.")
     work = out.parent / f".{out.name}.curation"
@@ -143,7 +145,7 @@ def _report(outcome: Outcome, folder: Path, name: str, page: Callable[[Outcome, 
     facts, parts, verdicts = outcome.facts, outcome.parts, outcome.verdicts
     if outcome.written:
         done = {"task": outcome.task.name, "settings": dict(outcome.task.settings), "dropped": outcome.reasons}
-        describe(parts, outcome.written, folder, name, done)
+        describe(parts, outcome.written, folder, name, done, outcome.task.adds)
     write_dropped(facts, parts, verdicts, folder / DROPPED)
     if "score" in facts.table.column_names:
         write_scores(facts, parts, verdicts, folder / SCORES)

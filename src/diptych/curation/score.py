@@ -15,7 +15,7 @@ import numpy as np
 
 from diptych.curation.captions import with_record
 from diptych.curation.embed import Embedder
-from diptych.curation.verdicts import Example, Findings, Group, Histogram, Verdicts
+from diptych.curation.verdicts import NO_FIELDS, Example, Findings, Group, Histogram, Verdicts
 from diptych.data.fields import decode_sample
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class ScoreTask:
     score: Score
     look: Scores
     name = "score"
+    adds = NO_FIELDS
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from diptych.curation.measure import Facts, Look
 
 BROKEN = "broken"
+NO_FIELDS: Mapping[str, Sequence[str]] = MappingProxyType({})
 NOBODY = -1
 
 
@@ -141,6 +143,11 @@ class Task(Protocol):
     @property
     def drops(self) -> bool:
         """False: nothing can go or change, so that no shards are written."""
+        ...
+
+    @property
+    def adds(self) -> Mapping[str, Sequence[str]]:
+        """Fields that samples did not have -> the names of their numbers, where these have names."""
         ...
 
     def decide(self, facts: Facts, parts: Sequence[Part], verdicts: Verdicts, work: Path) -> Findings:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diptych.batch import FIELDS
 from diptych.curation.blocks import Part, opened
 from diptych.curation.measure import Facts, Progress
 from diptych.curation.verdicts import BROKEN, NOBODY, Task, Verdicts
@@ -52,9 +53,14 @@ def write_shards(
 
 
 def describe(
-    parts: Sequence[Part], written: dict[str, tuple[int, int]], folder: Path, name: str, done: dict[str, Any]
+    parts: Sequence[Part],
+    written: dict[str, tuple[int, int]],
+    folder: Path,
+    name: str,
+    done: dict[str, Any],
+    adds: Mapping[str, Sequence[str]],
 ) -> None:
-    """Writes `dataset.json`: as the originals have it, with the new counts and what was done."""
+    """Writes `dataset.json`: as the originals have it, with the new counts, the new fields and what was done."""
     own = [opened(part.path, part.split) for part in parts if part.written]
     infos = [dict(data.info) for data in own]
     told = {
@@ -62,8 +68,12 @@ def describe(
         for key in ("licence", "source")
     }
     splits = {split: {"samples": samples, "shards": shards} for split, (samples, shards) in written.items()}
-    has = frozenset.intersection(*(data.has for data in own))
+    replaced = {file for field in adds for file in FIELDS[field].files}
+    has = {field for field in frozenset.intersection(*(data.has for data in own)) if field in FIELDS}
+    has = {field for field in has if not replaced & {*FIELDS[field].files}} | {*adds}
+    names = {**infos[0].get("names", {}), **{field: list(names) for field, names in adds.items() if names}}
     info = {**infos[0], **told, "name": name, "classes": _classes(parts), "has": sorted(has), "splits": splits}
+    info |= {"names": names} if names else {}
     write_dataset_json(folder, info | {"curated": [*infos[0].get("curated", []), done]})
 
 
