@@ -195,6 +195,22 @@ class AlignsWords(EncodesPairs, Protocol):
 
 
 @runtime_checkable
+class FillsWords(EncodesPairs, Protocol):
+    """Guesses words of a text that are masked, with the image before it."""
+
+    mask_id: int
+    """id of the token that stands for a masked word"""
+
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """As in `Grounds`."""
+        ...
+
+    def fill(self, image: Features, text: Features) -> Tensor:
+        """Encoded pairs -> (B, T, V) logits of the word at each place of the text."""
+        ...
+
+
+@runtime_checkable
 class ProbesTokens(EncodesPairs, Protocol):
     """Gives the tokens of images after fusion, to be probed."""
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from diptych.batch import MissingField, missing, require
-from diptych.card import AnswersQuestions, EmbedsImages, EmbedsTexts, EncodesPairs, Grounds, MatchesPairs, ScoresPairs
+from diptych.card import (
+    AnswersQuestions,
+    EmbedsImages,
+    EmbedsTexts,
+    EncodesPairs,
+    FillsWords,
+    Grounds,
+    MatchesPairs,
+    ScoresPairs,
+)
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
 from diptych.evaluation import panels
@@ -18,6 +27,7 @@ from diptych.evaluation.answering import vqa
 from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
 from diptych.evaluation.embed import Bench, CannotEvaluate, Space, judging
 from diptych.evaluation.gap import gap
+from diptych.evaluation.masked_words import masked_words
 from diptych.evaluation.measures import Result, write_samples
 from diptych.evaluation.pairs import pair_retrieval
 from diptych.evaluation.pointing import pointing
@@ -99,6 +109,12 @@ TASKS: dict[str, Task] = {
         ("questions",),
         vqa,
         draw=panels.draw_answers,
+    ),
+    "masked_words": Task(
+        "words of the caption that are masked, guessed with the picture",
+        (FillsWords,),
+        ("text", "spans", "attributes"),
+        masked_words,
     ),
     "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("text",), gap),
 }

@@ -59,7 +59,7 @@ class Config(FusionConfig):
     """layers of our own BERT"""
     text_heads: int = 4
     """attention heads of our own BERT"""
-    regions_most: int = 36
+    regions_most: int = 12
     """most regions of a picture; of more, the surest are taken"""
     region_width: int = 0
     """how many features a region has; 0 finds out from the data"""
