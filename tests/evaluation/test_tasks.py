@@ -13,13 +13,13 @@ from torch import nn
 
 from diptych import results
 from diptych.batch import MissingField
-from diptych.card import AnswersQuestions, Card, MatchesPairs
+from diptych.card import AnswersQuestions, Card, FillsWords, MatchesPairs
 from diptych.evaluation.embed import Bench, CannotEvaluate, joined, judging
 from diptych.evaluation.tasks import TASKS, How, evaluate, limited, obstacles
 from diptych.evaluation.zero_shot import TEMPLATES
 
 N = 12
-FUSION = {AnswersQuestions, MatchesPairs}
+FUSION = {FillsWords, AnswersQuestions, MatchesPairs}
 WORDS = ["red", "green", "blue"]
 
 
