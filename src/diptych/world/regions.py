@@ -51,14 +51,16 @@ def detect(
     seen = np.flatnonzero(boxes[:, 2] > boxes[:, 0]).tolist()
     false = int(rng.integers(0, extra + 1)) if extra else 0
     order = rng.permutation(len(seen) + false)
-    clean = np.concatenate([_one_hot([objects[i] for i in seen], words), np.zeros((false, width(words)))])[order]
-    places = np.concatenate([boxes[seen], _anywhere(false, rng)])[order]
-    features = (clean + noise * rng.standard_normal(clean.shape)).astype(np.float32)
+    clean, places = _one_hot([objects[i] for i in seen], words), boxes[seen]
+    if false:
+        clean = np.concatenate([clean, np.zeros((false, clean.shape[1]))])
+        places = np.concatenate([places, _anywhere(false, rng)])
+    features = (clean[order] + noise * rng.standard_normal(clean.shape)).astype(np.float32)
     classes = _posterior(features[:, : len(words.categories)], noise)
     colours = _posterior(features[:, len(words.categories) :][:, : len(words.colours)], noise)
     return Regions(
         features,
-        _moved(places, JITTER * noise, rng),
+        _moved(places[order], JITTER * noise, rng),
         classes[:, 1:].argmax(1),
         classes[:, 1:].max(1),
         colours[:, 1:].argmax(1) if words.colours else np.full(len(order), -1),
