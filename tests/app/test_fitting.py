@@ -20,6 +20,13 @@ class Config:
     most_entities: int = 3
 
 
+@dataclass(frozen=True)
+class Detected:
+    region_width: int = 0
+    region_labels: int = 0
+    region_attributes: int = 0
+
+
 def test_answers_are_the_most_frequent_ones_of_the_questions() -> None:
     world = World(size=200)
     found = fitted("clip", Config(), world).answers
@@ -28,6 +35,19 @@ def test_answers_are_the_most_frequent_ones_of_the_questions() -> None:
     assert len(found) == 4
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] >= max(said.count(answer) for answer in set(said) - set(found))
+
+
+def test_sizes_of_regions_are_those_of_the_detector() -> None:
+    world = World(size=20, knobs=Knobs(shapes=7, colours=4, textures=3))
+    assert fitted("clip", Detected(), world) == Detected(7 + 4 + 3 + 2, 7, 4)  # two sizes
+    assert fitted("clip", Detected(region_labels=1600), world).region_labels == 1600
+
+
+def test_labels_without_a_distribution_are_those_that_occur() -> None:
+    class Bare(World):
+        has = frozenset({"region_labels"})
+
+    assert fitted("clip", Detected(), Bare(size=40, knobs=Knobs(shapes=7))) == Detected(0, 7, 0)
 
 
 def test_what_is_given_stays() -> None:
@@ -55,9 +75,7 @@ def test_nouns_end_phrases_that_an_article_or_a_number_begins(caption: str, head
 
 def test_data_must_have_what_the_stages_read() -> None:
     class Bare(World):
-        def __init__(self) -> None:
-            super().__init__(size=4)
-            self.has = frozenset({"image"})
+        has = frozenset({"image"})
 
     with pytest.raises(MissingField, match="clip needs text"):
-        ready("clip", config_class("clip")(), Bare(), Recipe())
+        ready("clip", config_class("clip")(), Bare(size=4), Recipe())

@@ -28,6 +28,9 @@ SMALL = {
     "text_layers": 1,
     "text_heads": 2,
     "embed": 16,
+    "width": 32,
+    "heads": 2,
+    "cross_layers": 1,
 }
 DRAWS = 4
 """Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""

@@ -201,6 +201,7 @@ PAPER_PARAMETERS = {
     # CLIP's, with maps of 768 x 256 and 512 x 256 in place of 768 x 512 and 512 x 512
     "filip": 151_277_313 - (768 + 512) * 512 + (768 + 512) * 256,
     "uniter": 112_938_887 - 2048,  # UniterForPretraining, without the row of the mask's table that is kept at zero
+    "lxmert": 228_051_752 - (768 * 1536 + 3 * 1536) - (1536 * 9500 + 9500),  # LXRTPretraining, without data to answer
 }
 
 

@@ -194,3 +194,17 @@ def test_files_that_are_no_weights_are_refused(tmp_path) -> None:
     save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="is it of another kind"):
         start_from(toy(), str(tmp_path / "other.safetensors"))
+
+
+def test_published_answers_go_by_the_list_beside_the_weights(tmp_path) -> None:
+    theirs = {"regions.weight": torch.ones(WIDTH, 3), "answer_head.answers.bias": torch.tensor([1.0, 2.0])}
+    save_file(theirs, tmp_path / "model.safetensors")
+    options = {"tasks": ("vqa",), "answers": ("red", "blue"), "start": f"hf:{tmp_path}"}
+    assert toy(**options).answer_head.answers.bias.tolist() != [1, 2]  # nobody knows whose rows they are
+    (tmp_path / "answers.json").write_text('["blue", {"ans": "red"}]', encoding="utf-8")
+    assert toy(**options).answer_head.answers.bias.tolist() == [2, 1]
+    (tmp_path / "answers.json").write_text('{"blue": 1', encoding="utf-8")
+    with pytest.raises(ValueError, match="no list of answers"):
+        toy(**options)
+    with pytest.raises(FileNotFoundError, match="has none of"):
+        toy(start=f"hf:{tmp_path.parent}")

@@ -125,8 +125,19 @@ def _classes(config: Any, data: Dataset) -> int:
     return max((sample.region_classes.shape[1] for sample in _spread(data, "region_classes", 1)), default=0)
 
 
+def _labels(config: Any, data: Dataset) -> int:
+    """As many as a detector's distribution is over, but the background; without one, as occur."""
+    classes = _classes(config, data)
+    return classes - 1 if classes else _most(data, "region_labels")
+
+
 def _attributes(config: Any, data: Dataset) -> int:
-    largest = (sample.region_attributes.max(initial=-1) for sample in _spread(data, "region_attributes", 1000))
+    return _most(data, "region_attributes")
+
+
+def _most(data: Dataset, name: str) -> int:
+    """One more than the largest number of a field."""
+    largest = (sample[name].max(initial=-1) for sample in _spread(data, name, 1000))
     return int(max(largest, default=-1)) + 1
 
 
@@ -135,6 +146,7 @@ _FROM_DATA: dict[str, Callable[[Any, Dataset], Any]] = {
     "entities": _entities,
     "region_width": _width,
     "region_classes": _classes,
+    "region_labels": _labels,
     "region_attributes": _attributes,
 }
 """The one lookup table: option -> how it is found."""

@@ -204,17 +204,28 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(path: str, name: str, pretrained: bool) -> tuple[Any, str, bool]:
-    """The model of `NAME_OR_PATH[#random]`, where its files are, and whether it has their weights."""
+def hf_config(folder: str) -> Any:
+    """The configuration of the model at a path or of a hub name.
+
+    Raises:
+        EncoderError: there is no such model, or transformers is missing.
+    """
     try:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
     except ImportError as error:
         raise need("hf", error) from None
-    folder = path.removesuffix("#random")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(f"There is no model that transformers knows at {folder!r}: {error}") from error
+
+
+def _load(path: str, name: str, pretrained: bool) -> tuple[Any, str, bool]:
+    """The model of `NAME_OR_PATH[#random]`, where its files are, and whether it has their weights."""
+    folder = path.removesuffix("#random")
+    config = hf_config(folder)
+    from transformers import AutoModel
+
     pooler = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
     if path != folder or not pretrained or on_meta():
         return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32, **pooler), folder, False

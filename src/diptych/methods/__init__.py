@@ -26,6 +26,7 @@ IDS: dict[str, str] = {
     "siglip": "diptych.methods.contrastive.siglip",
     "filip": "diptych.methods.contrastive.filip",
     "uniter": "diptych.methods.fusion.uniter",
+    "lxmert": "diptych.methods.fusion.lxmert",
 }
 
 

@@ -194,8 +194,7 @@ class FusionEncoder(nn.Module, Pretrained):
         for answer, score in soft_scores(chosen.get("answers", ())).items():
             if answer in where:
                 scores[where[answer]] = score
-        asked = bool(scores.sum() > 0)
-        return {**self._read("question", chosen["question"]), "answer_scores": scores, "asked": asked}
+        return {**self._read("question", chosen["question"]), "answer_scores": scores, "asked": scores.sum() > 0}
 
     def view_expression(self, sample: Sample, boxes: Tensor | None, rng: np.random.Generator | None) -> dict[str, Any]:
         """One of the expressions: `expression`, its mask, `target_box` (4,), `target`: its region, or -1."""

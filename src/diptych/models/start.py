@@ -19,18 +19,21 @@ log = logging.getLogger("diptych.models")
 
 State = Mapping[str, Tensor]
 _ANSWERS = "answer_head.answers."  # rows of its weight and bias are answers
+_PUBLISHED = ("model.safetensors", "pytorch_model.bin")
 _UNPICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def start_from(module: nn.Module, place: str, official: Callable[[State], State] = dict) -> None:
     """Takes over the weights at `place` whose names and shapes are those of the module; the rest stays as it is.
 
-    Rows of an answer head go by the names of the answers (`config.answers` on both sides).
+    Rows of an answer head go by the names of the answers: `config.answers` on both sides, or, of a published model,
+    what stands in a file `answers.json` beside its weights: a list of answers, or of objects of which each has one
+    under `ans` (LXMERT's all_ans.json).
 
     Args:
         module: a method; what it takes over is written to the log.
-        place: folder of a run or of a saved method, or a file: safetensors, or a checkpoint of torch, of which
-            tensors alone are read.
+        place: folder of a run or of a saved method, `hf:NAME_OR_PATH` of a model in the form of transformers, or a
+            file: safetensors, or a checkpoint of torch, of which tensors alone are read.
         official: from the names in a published checkpoint of the paper's code to ours; used where the file is no
             method of this library.
 
@@ -38,11 +41,10 @@ def start_from(module: nn.Module, place: str, official: Callable[[State], State]
         FileNotFoundError: there is nothing to start from.
         ValueError: the file is damaged or holds more than tensors, or nothing in it fits.
     """
-    found, config = read(place)
-    if not config:
+    found, theirs, ours = read(place)
+    if not ours:
         found = official(found)
     own = module.state_dict()
-    theirs = config.get("answers", ())
     by_name = {
         name for name in found if _ANSWERS in name and list(theirs) != list(getattr(module.config, "answers", ()))
     }
@@ -56,18 +58,45 @@ def start_from(module: nn.Module, place: str, official: Callable[[State], State]
     log.info("%s: %d tensors taken over, %d begin anew%s.", place, len(fits), len(fresh), _first(fresh))
 
 
-def read(place: str) -> tuple[State, dict[str, Any]]:
-    """The tensors at a place, and the options that they were trained with; none where it is no method of ours."""
-    path = Path(place)
+def read(place: str) -> tuple[State, tuple[str, ...], bool]:
+    """The tensors at a place, the answers that they know by name, and whether they are of a method of this library."""
+    path = _published(place.removeprefix("hf:")) if place.startswith("hf:") else Path(place)
     folder = next((one for one in (path, path / "checkpoints" / "last") if (one / "model.safetensors").is_file()), None)
     if folder is not None:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return _tensors(folder / "model.safetensors"), dict(told.get("config", {}))
+        answers = tuple(told.get("config", {}).get("answers", ()))
+        return _tensors(folder / "model.safetensors"), answers, "method" in told
     if not path.is_file():
         raise FileNotFoundError(
             f"{place} is no run, no saved method and no file of weights: there is nothing to start from."
         )
-    return _tensors(path), {}
+    return _tensors(path), _listed(path.parent / "answers.json"), False
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    """Names of answers in a file; none where there is no such file."""
+    if not path.is_file():
+        return ()
+    try:
+        found = json.loads(path.read_bytes())
+        names = tuple(one if isinstance(one, str) else one["ans"] for one in found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no list of answers ({one_line(str(error), 120)}).") from None
+    return names
+
+
+def _published(name: str) -> Path:
+    """The file of weights of a model in a folder or on the hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = name if Path(name).is_dir() else snapshot_download(name, allow_patterns=list(_PUBLISHED))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"there is no model {name!r} to start from ({one_line(str(error), 120)}).") from None
+    found = [Path(folder) / file for file in _PUBLISHED if (Path(folder) / file).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{name} has none of {', '.join(_PUBLISHED)}: there is nothing to start from.")
+    return found[0]
 
 
 def _tensors(path: Path) -> State:
