@@ -129,9 +129,9 @@ KINDS: Mapping[str, Callable[[Wanted, int, Random], Counts]] = {
     "more": _more,
     "colour": _colour,
 }
-"""How statements of each kind are made. What one side alone tells, at best: nothing of `one` and `colour` (chance is
-1/2), 3/4 of `both` (a side that lacks it is enough to say no), and of `equal` and `more` only what the ends of the
-range of counts give away."""
+"""How statements of each kind are made. What one side alone tells at best, where 1/2 is chance: nearly nothing of
+`one`, `colour` and `equal` (0.51 to 0.55), 3/4 of `both` (a side that lacks it is enough to say no), 0.83 of `more` (a
+side with three of them has more than most others); 0.64 of all."""
 
 
 class _PairDraft:
