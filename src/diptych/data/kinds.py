@@ -12,6 +12,10 @@ _GLANCE = 1 << 16  # bytes of a file
 _SMALL = 1 << 24  # bytes of a file that is read whole where its beginning says nothing
 
 _MARKS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
+    ("msrvtt", (b'"videos"', b'"video_id"')),
+    ("msrvtt", (b'"sentences"', b'"video_id"', b'"sen_id"')),
+    ("msrvtt-qa", (b'"question"', b'"answer"', b'"video_id"')),
+    ("didemo", (b'"video"', b'"description"', b'"times"')),
     ("refcoco", (b'"ref_id"', b'"ann_id"', b'"sentences"')),
     ("refcoco", (b'"dataset_name"', b'"refcoco')),
     ("vqa", (b'"questions"', b'"question_id"', b'"image_id"')),
@@ -43,7 +47,7 @@ def kind_of(path: Path) -> str:
     if not kind:
         raise SourceError(
             f"{path.name} is neither a COCO file (images, annotations), nor a Karpathy split (sentences), nor of "
-            "Visual Genome, RefCOCO, VQA, GQA or NLVR2, nor a list of rows."
+            "Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor a list of rows."
         )
     return kind
 

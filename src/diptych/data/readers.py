@@ -20,6 +20,7 @@ from diptych.data import (
     read_questions,
     read_regions,
     read_tables,
+    read_videos,
     region_files,
 )
 from diptych.data.decode import JSON_BYTES, TEXT_BYTES, BrokenSample
@@ -47,6 +48,7 @@ from diptych.data.shards import read_dataset_json, read_index
 from diptych.data.tar import UnreadableTar
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_SEEN = IMAGE_SUFFIXES | read_videos.SUFFIXES
 _SIDECARS = {".txt": TEXT_BYTES, ".json": JSON_BYTES}
 
 
@@ -77,7 +79,7 @@ def _kind(path: Path) -> str:
         if region_files.is_table(path):
             return "regions"
         if suffix in SUFFIXES:
-            return "nlvr2" if suffix == ".jsonl" and kinds.marked(path) == "nlvr2" else "table"
+            return "nlvr2" if kinds.marked(path) == "nlvr2" else read_videos.table_kind(path) or "table"
         if suffix in (".json", ".tar"):
             return "webdataset" if suffix == ".tar" else kinds.kind_of(path)
         if suffix in (".p", ".pkl", ".pickle"):
@@ -94,6 +96,8 @@ def _kind(path: Path) -> str:
         return "regions"
     if found := kinds.files_in(path)[0]:
         return found
+    if found := read_videos.tables_in(path)[0]:
+        return found
     if any(path.glob("refs*.p")):
         return "refcoco"
     if read_tables.files_in(path):
@@ -105,7 +109,7 @@ def _kind(path: Path) -> str:
 
 
 def image_folder(root: Path, reading: Reading) -> Source:
-    """A folder of pictures; folders named train, val or test are splits, those below (or at the top) are classes.
+    """A folder of pictures or videos; folders named train, val or test are splits, those below (or on top) classes.
 
     A `.txt` beside a picture is its caption, a `.json` beside it its other fields. Pictures without a folder have no
     class, and a single folder is no class either.
@@ -115,17 +119,17 @@ def image_folder(root: Path, reading: Reading) -> Source:
     """
     base, files = root, _files(root)
     allowed = (Path(reading.images).expanduser() if reading.images else root).resolve()
-    pictures = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [name for name in files if Path(name).suffix.lower() in _SEEN]
     if not pictures:
         raise SourceError(
-            f"{root} holds no pictures ({list_words(sorted(IMAGE_SUFFIXES))}), tables, .tar shards, COCO or Hugging "
-            "Face files; if it is something else, name it with --kind."
+            f"{root} holds no pictures ({list_words(sorted(IMAGE_SUFFIXES))}), videos, tables, .tar shards, COCO or "
+            "Hugging Face files; if it is something else, name it with --kind."
         )
     tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
     while len(tops) == 1 and "" not in tops and not is_split(next(iter(tops))):  # all lie in one folder: look inside
         base = base / tops.pop()
         files = _files(base)
-        pictures = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        pictures = [name for name in files if Path(name).suffix.lower() in _SEEN]
         tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
     nested = bool(tops) and all(is_split(top) for top in tops)
     labels = {name: _folder_label(name, nested) for name in pictures}
@@ -141,7 +145,7 @@ def image_folder(root: Path, reading: Reading) -> Source:
     sidecars = {str(Path(name).with_suffix(suffix)) for name in pictures for suffix in _SIDECARS}
     ignored = len(set(files) - set(pictures) - sidecars)
     about = (
-        f"a folder of {len(pictures):,} pictures"
+        f"a folder of {len(pictures):,} {_called(pictures)}"
         + (f" in the splits {list_words(sorted({split_name(top) for top in tops}))}" if nested else "")
         + (f", with a folder for each of {len(classes):,} classes ({list_words(classes)})" if classes else "")
         + (
@@ -152,6 +156,12 @@ def image_folder(root: Path, reading: Reading) -> Source:
         + (f"; {ignored:,} other files are ignored" if ignored else "")
     )
     return Source("folder", about, samples, len(pictures), classes)
+
+
+def _called(names: list[str]) -> str:
+    """What these files are together: pictures, videos, or both."""
+    videos = sum(Path(name).suffix.lower() not in IMAGE_SUFFIXES for name in names)
+    return "pictures" if not videos else "videos" if videos == len(names) else "pictures and videos"
 
 
 def _files(root: Path) -> list[str]:
@@ -294,6 +304,10 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "vqa": read_questions.vqa,
     "gqa": read_questions.gqa,
     "nlvr2": read_questions.nlvr2,
+    "msrvtt": read_videos.msrvtt,
+    "didemo": read_videos.didemo,
+    "msrvtt-qa": read_videos.msrvtt_qa,
+    "tgif-qa": read_videos.tgif_qa,
     "regions": region_files.regions,
     "huggingface": read_hub.saved,
     "webdataset": webdataset,
