@@ -161,7 +161,12 @@ def test_out_of_memory_names_the_options_that_method_and_recipe_have(tmp_path) -
     with pytest.raises(OutOfMemory) as plain, guards.explained(run_of(tmp_path)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
     assert "on cpu at step 0 for 2.50 GiB more" in str(plain.value)
-    assert "a smaller --batch (now 4), a larger --accumulate (now 1), --precision bf16 (now fp32)" in str(plain.value)
+    cached = ", with --grad-cache where the loss is to be that of the whole batch"
+    helps = "a smaller --batch (now 4), a larger --accumulate (now {}), --precision bf16 (now fp32)"
+    assert helps.format(f"1{cached}") in str(plain.value)
+    with pytest.raises(OutOfMemory) as parts, guards.explained(run_of(tmp_path, accumulate=2, grad_cache=True)):
+        raise MemoryError
+    assert helps.format(2) in str(parts.value)
     assert "`diptych plan toy` says what fits" in str(plain.value)
     assert "--tile" not in str(plain.value)
     assert "--ema" not in str(plain.value)
@@ -187,11 +192,13 @@ def address_space() -> int:
 
 
 def greedy(out: Path, said: Connection) -> None:
-    """Trains, in a process that after its first step may not grow any more."""
+    """Trains, in a process that after its first step may hardly grow any more, and then needs a gigabyte."""
     method = Toy()
-    method.after_step = lambda step: resource.setrlimit(resource.RLIMIT_AS, (address_space() + 2**23,) * 2)
+    method.after_step = lambda step: resource.setrlimit(resource.RLIMIT_AS, (address_space() + 2**27,) * 2)
+    loss = method.loss
+    method.loss = lambda batch, step: loss(batch, step) if step.index == 0 else torch.zeros(2**28)
     try:
-        train(method, ToyData(3000), out, recipe(batch=3000, samples=6000, checkpoints=1), logs=())
+        train(method, ToyData(), out, recipe(checkpoints=1), logs=())
     except OutOfMemory as error:
         said.send(str(error))
 
@@ -204,7 +211,7 @@ def test_memory_that_really_runs_out_is_one_sentence(tmp_path) -> None:
     process.join(60)
     sentence = mine.recv() if mine.poll() else ""
     assert sentence.startswith("out of memory on cpu at step 1")
-    assert "a smaller --batch (now 3000)" in sentence
+    assert "a smaller --batch (now 4)" in sentence
     assert "\n" not in sentence
 
 

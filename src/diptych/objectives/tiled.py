@@ -10,7 +10,7 @@ Letters: B queries, C keys, D width; I images of n1 tokens, T texts of n2 tokens
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, cast
@@ -138,7 +138,7 @@ class _LogSumExp(torch.autograd.Function):
                 rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
                 cols[owner, j] = torch.logaddexp(cols[owner, j], logits.logsumexp(0))
                 if weights:
-                    matched[i] += logits.mul_(_both(*weights, i, j, logits)).sum(1)
+                    matched[i] += logits.mul_(_both(weights, i, j, logits)).sum(1)
         if gather.world > 1:
             cols = torch.stack([gather.shown(cols, rank) for rank in range(gather.world)]).logsumexp(0)
         ctx.save_for_backward(query, key, scale, rows, cols, *weights)
@@ -154,13 +154,14 @@ class _LogSumExp(torch.autograd.Function):
         def slope(logits: Tensor, i: slice, owner: int, j: slice) -> Tensor:
             slopes = (logits - rows[i, None]).exp_().mul_(row_grad[i, None])
             slopes += logits.sub_(cols[owner, j]).exp_().mul_(col_grads[owner][j])
-            return slopes.add_(_both(*weights, i, j, slopes).mul_(matched_grad)) if weights else slopes
+            return slopes.add_(_both(weights, i, j, slopes).mul_(matched_grad)) if weights else slopes
 
         return (*_pull_back(ctx, query, key, scale, slope), None, None, *(None for _ in weights))
 
 
-def _both(forth: Tensor, back: Tensor, i: slice, j: slice, like: Tensor) -> Tensor:
-    """The tile of `forth + back.T` of queries i and keys j, in the type of `like`, a tile of the same shape."""
+def _both(weights: Sequence[Tensor], i: slice, j: slice, like: Tensor) -> Tensor:
+    """The tile of `forth + back.T`, weights of queries i and keys j, in the type of `like`, a tile of that shape."""
+    forth, back = weights
     rows = back[j, i].contiguous()  # whose transpose is copied by blocks; others number by number, far apart
     return torch.empty_like(like).copy_(rows.T).add_(forth[i, j])
 

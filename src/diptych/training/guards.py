@@ -122,7 +122,8 @@ def _helps(run: Run) -> list[str]:
     found = []
     if recipe.batch > run.place.world:
         found.append(f"a smaller --batch (now {recipe.batch})")
-        found.append(f"a larger --accumulate (now {recipe.accumulate})")
+        cached = "" if recipe.grad_cache else ", with --grad-cache where the loss is to be that of the whole batch"
+        found.append(f"a larger --accumulate (now {recipe.accumulate}{cached})")
     if "tile" in options:
         found.append(f"a smaller --tile (now {options['tile']})" if options["tile"] else "--tile 64 (now 0, the whole)")
     if run.precision == "fp32":
