@@ -7,6 +7,7 @@ one after the other they are that encoder, and its pretrained weights serve both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -57,6 +58,13 @@ class TextHalves(nn.Module):
     def fusion_layers(self) -> list[nn.Module]:
         """The layers of the fusion half."""
         return self.encoder.layers[self.text_layers :]
+
+    def cut(self) -> TextHalves:
+        """Without the fusion half, for what reads texts alone; itself, changed."""
+        model = self.encoder.model
+        model.encoder.layer = model.encoder.layer[: self.text_layers]
+        model.config.num_hidden_layers = self.text_layers
+        return self
 
     def text(self, ids: Tensor, mask: Tensor | None = None) -> Features:
         """The text half: (B, T) ids -> tokens (B, T, D), the first of them (B, D), mask (B, T)."""
@@ -130,6 +138,7 @@ def own_bert(context: int = 32, width: int = 128, layers: int = 4, heads: int = 
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * width,
+        initializer_range=0.02 * math.sqrt(768 / width),  # BERT-base's, at any width: else texts begin all alike
         max_position_embeddings=context,
         pad_token_id=tokenizer.pad,
     )

@@ -9,6 +9,7 @@ the tower is a plain ViT on each frame, whose class token is the mean over frame
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -88,6 +89,7 @@ class TimeSformer(ImageEncoder):
             num_hidden_layers=layers,
             num_attention_heads=heads,
             intermediate_size=4 * width,
+            initializer_range=0.02 * math.sqrt(768 / width),  # as in TimeSformer-B, at any width
         )
         vars(config)["drop_path_rate"] = drop_path  # a share, which transformers takes for an integer when it is set
         self.name, self.width, self.frames = "timesformer", width, frames

@@ -27,6 +27,7 @@ IDS: dict[str, str] = {
     "filip": "diptych.methods.contrastive.filip",
     "uniter": "diptych.methods.fusion.uniter",
     "lxmert": "diptych.methods.fusion.lxmert",
+    "alpro": "diptych.methods.fusion.alpro",
 }
 
 
