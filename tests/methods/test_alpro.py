@@ -18,6 +18,7 @@ from diptych.encoders.tokenizer import own_tokenizer
 from diptych.encoders.video import TimeSformer
 from diptych.methods.fusion import alpro
 from diptych.methods.fusion.alpro import ALPRO, Config
+from diptych.models import aligned_video
 from diptych.models.start import start_from
 from diptych.objectives.masked import labelled_cross_entropy
 from diptych.objectives.prompting import entity_loss, mean_inside, pseudo_labels
@@ -75,7 +76,7 @@ def ours(theirs, monkeypatch) -> ALPRO:
         config = BertConfig(vocab_size=37, hidden_size=16, max_position_embeddings=12, **sizes)
         return HfText(BertModel(config, add_pooling_layer=False), "bert", own_tokenizer(12), "cls")
 
-    monkeypatch.setattr(alpro, "text_encoder", bert)
+    monkeypatch.setattr(aligned_video, "text_encoder", bert)
     method = ALPRO(SMALL)
     found = method.from_official({name[2:]: torch.from_numpy(x) for name, x in theirs.items() if name[:2] == "w."})
     fresh, unknown = method.load_state_dict(found, strict=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,12 +20,10 @@ from torch.nn import functional as F
 
 from diptych.batch import Batch, Features, Sample, Step, Terms
 from diptych.card import Card
-from diptych.encoders.halves import TextHalves
-from diptych.encoders.text import text_encoder
-from diptych.encoders.video import video_encoder
 from diptych.encoders.words import mask_id, special_ids
 from diptych.fusion.cross import initialise
-from diptych.models.fusion_encoder import Fused, FusionConfig, FusionEncoder, Loss
+from diptych.models.aligned_video import Aligned, AlignedConfig, view_clip
+from diptych.models.fusion_encoder import Fused, FusionEncoder, Loss
 from diptych.models.official import alpro as official
 from diptych.models.start import read
 from diptych.objectives.answers import answer_loss
@@ -36,7 +33,6 @@ from diptych.objectives.matching import hard_pairs, matching_loss
 from diptych.objectives.prompting import IMAGE_PROMPTS, VIDEO_PROMPTS, entity_loss, mean_inside, pseudo_labels
 from diptych.objectives.tied import TiedHead
 from diptych.recipe import Preset, Recipe, Stage
-from diptych.views import augment, image as picture, video as clip
 from diptych.views.crops import patch_crop
 
 CARD = Card(
@@ -49,45 +45,14 @@ CARD = Card(
     needs=("video", "texts"),
     idea="a frozen prompter tells which entities a crop shows; the fused tokens inside the crop must tell them too",
 )
-TAU = (0.001, 0.5)  # the temperatures stay between these (released code)
 
 
 @dataclass(frozen=True)
-class Config(FusionConfig):
+class Config(AlignedConfig):
     """Options of ALPRO."""
 
     tasks: tuple[str, ...] = ("prompter", "pretrain")
     """what is trained, one after the other: prompter, pretrain, retrieval, vqa"""
-    video: str = "timesformer"
-    """video tower: timesformer, or timesformer:timm:NAME, which begins as that vision transformer"""
-    frames: int = 4
-    """frames of a clip that are seen; a picture is shown so many times"""
-    sampler: Literal["headtail", "uniform", "scattered"] = "headtail"
-    """which frames: half of them from either half of the clip, one from each of equal parts, or any"""
-    image_size: int = 64
-    """side of a frame, in pixels"""
-    image_width: int = 128
-    """width of our own TimeSformer"""
-    image_layers: int = 3
-    """layers of our own TimeSformer"""
-    image_heads: int = 4
-    """attention heads of our own TimeSformer"""
-    patch: int = 8
-    """side of a patch of our own TimeSformer, in pixels"""
-    text: str = "bert"
-    """the BERT whose lower half reads texts and whose upper half fuses: bert (our own), or hf:NAME_OR_PATH"""
-    text_width: int = 128
-    """width of our own BERT; that of the video tower"""
-    text_layers: int = 4
-    """layers of our own BERT"""
-    text_heads: int = 4
-    """attention heads of our own BERT"""
-    lower: int = 0
-    """layers of the half that reads texts, the others fuse; 0: half of them"""
-    embed: int = 64
-    """width of the joint space"""
-    tau: float = 0.07
-    """initial temperature of the contrastive losses"""
     mask_words: float = 0.15
     """share of the words that is masked"""
     pem: float = 1.0
@@ -100,65 +65,8 @@ class Config(FusionConfig):
     """a crop counts whose likeliest entity is at least so likely; more than 1 / entities, or the rule says nothing"""
     prompter: str = ""
     """folder of a run whose prompter is taken, in place of the task prompter"""
-    clip_crop: float = 0.875
-    """side of the square that a training clip is cut to, as a share of its shorter side"""
-    still_crop: tuple[float, float] = (0.2, 1.0)
-    """share of the area that a training crop of a still picture keeps, from and to"""
-    rand_augment: bool = False
-    """RandAugment in training, the same on all frames"""
     official: bool = False
     """decide which crops count as the released code does: those whose likeliest entity is not the first"""
-
-
-class Aligned(nn.Module):
-    """A video tower, the lower half of a BERT, and the space that they share (sections 3.1 and 3.2).
-
-    Args:
-        config: options of ALPRO.
-        weights: load the pretrained weights of named towers.
-        fuses: keep the upper half of the BERT.
-    """
-
-    def __init__(self, config: Config, weights: bool, fuses: bool) -> None:
-        super().__init__()
-        self.video = video_encoder(
-            config.video,
-            size=config.image_size,
-            width=config.image_width,
-            layers=config.image_layers,
-            heads=config.image_heads,
-            patch=config.patch,
-            frames=config.frames,
-            pretrained=weights,
-        )
-        bert = text_encoder(
-            config.text,
-            width=config.text_width,
-            layers=config.text_layers,
-            heads=config.text_heads,
-            context=config.context,
-            pretrained=weights,
-        )
-        halves = TextHalves(bert, config.lower or len(bert.layers) // 2)
-        self.text = halves if fuses else halves.cut()
-        self.video_head = nn.Linear(self.video.width, config.embed)
-        self.text_head = nn.Linear(self.text.width, config.embed)
-        self.tau = nn.Parameter(torch.tensor(config.tau))
-
-    def see(self, video: Tensor) -> Features:
-        """(B, F, 3, H, W) -> class token and patches, mean over time, (B, 1 + P, D)."""
-        seen = self.video(video)
-        tokens = torch.cat([seen.pooled[:, None], seen.tokens], dim=1)
-        return Features(tokens, seen.pooled, tokens.new_ones(tokens.shape[:2], dtype=torch.bool))
-
-    def joint(self, features: Features, head: nn.Module) -> Tensor:
-        """The first token of each, in the joint space, of length 1: (B, embed)."""
-        return F.normalize(head(features.tokens[:, 0]).float(), dim=-1)
-
-    def clip(self) -> None:
-        """Keeps the temperature within its bounds."""
-        with torch.no_grad():
-            self.tau.clamp_(*TAU)
 
 
 class ALPRO(FusionEncoder):
@@ -225,27 +133,13 @@ class ALPRO(FusionEncoder):
 
     def view_image(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         """Frames of the clip (F, 3, H, W), whether it is a still picture, and the patches of a crop (P,)."""
-        options = self.config
         seen: dict[str, Any] = {
-            "video": self.view_clip(sample.video, rng),
+            "video": view_clip(sample.video, self.config, rng),
             "still": len(sample.video) == 1,
         }
         if self.prompter is not None:
             seen["inside"] = patch_crop(self.towers.video.grid, rng).flatten()
         return seen
-
-    def view_clip(self, video: Any, rng: np.random.Generator | None) -> Tensor:
-        """(F, 3, H, W): frames of a clip, or a picture so many times, cut and changed alike (section 4.2)."""
-        options, still = self.config, len(video) == 1
-        crop = (
-            partial(picture.area, scale=options.still_crop)
-            if still
-            else partial(picture.square, share=options.clip_crop)
-        )
-        change = partial(augment.rand_augment, n=2, level=(7 if still else 5) * 0.9) if options.rand_augment else None
-        sampler = clip.SAMPLERS[options.sampler]
-        cut = picture.whole if rng is None else crop
-        return clip.view(video, options.image_size, options.frames, sampler, rng, cut, change)
 
     # -- both sides, and their fusion ----------------------------------------------------------------------------
 
