@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from loader_helpers import Numbers, numbers, views
 
+from diptych.batch import Sample
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.decode import BrokenSample
 from diptych.data.loader import Loader
@@ -106,6 +107,24 @@ def test_it_has_what_all_parts_have():
     rich, poor = Numbers(2), Numbers(2, name="poor")
     rich.has = frozenset({"number", "label", "image"})
     assert Mixture([(rich, 1.0), (poor, 1.0)]).has == {"number", "label"}
+
+
+def test_pictures_are_clips_of_one_frame_beside_videos():
+    class Shown(Numbers):
+        def __init__(self, name, field):
+            super().__init__(3, name=name)
+            self.has = frozenset({field, "text"})
+            self.field = field
+
+        def read(self, index, fields):
+            assert set(fields) <= self.has
+            return Sample(self.key(index), {name: [index, index] if name == "video" else index for name in fields})
+
+    both = Mixture([(Shown("a", "image"), 1.0), (Shown("b", "video"), 1.0)])
+    assert both.has == {"video", "text"}
+    assert both.read(1, ("video", "text"))["video"] == [1]
+    assert both.read(4, ("video",))["video"] == [1, 1]
+    assert Mixture([(Shown("a", "image"), 1.0)]).has == {"image", "text"}
 
 
 def test_parts_are_found_by_name():

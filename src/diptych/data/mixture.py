@@ -19,20 +19,22 @@ import numpy as np
 from diptych.batch import Sample
 from diptych.data.dataset import Dataset
 from diptych.data.decode import BrokenSample
+from diptych.data.stills import as_clips
 
 
 class Mixture:
     """Data sets with weights. Sample i of part k has the index `offsets[k] + i`; an epoch is as long as all parts.
 
-    It has the fields that all parts have; classes are united, and labels renumbered accordingly. `names` (the parts'
-    own names by default) are prefixes of the keys, and the names that `part` knows.
+    It has the fields that all parts have (pictures are videos too where another part has videos); classes are united,
+    and labels renumbered accordingly. `names` (the parts' own names by default) are prefixes of the keys, and the names
+    that `part` knows.
 
     Raises:
         ValueError: no parts, an empty part, a weight that is not above zero, or two equal names.
     """
 
     def __init__(self, parts: Sequence[tuple[Dataset, float]], names: Sequence[str] | None = None) -> None:
-        self.parts = [dataset for dataset, _ in parts]
+        self.parts = as_clips([dataset for dataset, _ in parts])
         self.names = tuple(names) if names else _distinct([dataset.name for dataset in self.parts])
         weights = [float(weight) for _, weight in parts]
         _check(self.parts, weights, self.names)
