@@ -16,6 +16,7 @@ from diptych.evaluation.tasks import evaluate
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
 from diptych.training.loop import fields_of
+from diptych.world.clips import Clips
 from diptych.world.data import World
 from diptych.world.knobs import Knobs
 
@@ -32,6 +33,8 @@ SMALL = {
     "heads": 2,
     "cross_layers": 1,
 }
+OWN = {"alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05}}
+"""What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4
 """Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""
 
@@ -40,9 +43,16 @@ def small(id: str, **options):
     """A small method, the same at every call; options that it does not have are left out."""
     config_class = methods.config_class(id)
     names = {field.name for field in fields(config_class)}
-    config = config_class(**{k: v for k, v in {**SMALL, **options}.items() if k in names})
+    config = config_class(**{k: v for k, v in {**SMALL, **OWN.get(id, {}), **options}.items() if k in names})
     torch.manual_seed(0)
-    return methods.build(id, fitted(id, config, World(size=64)))
+    return methods.build(id, fitted(id, config, world_of(id)))
+
+
+def world_of(id: str, size: int = 64, **knobs) -> Dataset:
+    """Scenes, or clips for a method that sees clips."""
+    if "video" not in methods.card(id).needs:
+        return World(size=size, knobs=Knobs(**knobs))
+    return Clips(size=size, knobs=Knobs(**{"video": True, "frames": 4, "events": 1, "pixels": 32, **knobs}))
 
 
 def first_stage(method) -> Stage:
@@ -89,10 +99,9 @@ def learn(method, batch: Batch, steps: int = 150) -> None:
 
 def figures(id: str, tasks: Sequence[str], **options) -> dict[str, Row]:
     """'task metric' -> figure, on eight scenes of one object that the method has learned by heart."""
-    method, knobs = small(id, **options), Knobs(objects=(1, 1))
-    scenes = World(size=8, knobs=knobs)
+    method, scenes = small(id, **options), world_of(id, 8, objects=(1, 1))
     learn(method, batch_of(method, scenes))
-    rows = evaluate(method, scenes, tasks, train_data=World(size=64, knobs=knobs))
+    rows = evaluate(method, scenes, tasks, train_data=world_of(id, 64, objects=(1, 1)))
     return {f"{row.task} {row.metric}": row for row in rows}
 
 

@@ -135,7 +135,7 @@ class ALPRO(FusionEncoder):
         """Frames of the clip (F, 3, H, W), whether it is a still picture, and the patches of a crop (P,)."""
         seen: dict[str, Any] = {
             "video": view_clip(sample.video, self.config, rng),
-            "still": len(sample.video) == 1,
+            "still": torch.tensor(len(sample.video) == 1),
         }
         if self.prompter is not None:
             seen["inside"] = patch_crop(self.towers.video.grid, rng).flatten()
@@ -172,7 +172,7 @@ class ALPRO(FusionEncoder):
     def stage(self, stage: Stage) -> Stage:
         """The prompter trains in its own stage, and nothing else there."""
         mine = (r"^prompter\.",)
-        return replace(stage, train=mine) if stage.name == "prompter" else replace(stage, freeze=mine)
+        return replace(stage, train=mine) if stage.name == "prompter" else replace(stage, freeze=(*stage.freeze, *mine))
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; a frozen prompter stays without dropout."""
