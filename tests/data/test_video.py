@@ -7,8 +7,11 @@ import pytest
 from shard_helpers import film
 
 from diptych.data import video
+from diptych.data.check import Checks, check
 from diptych.data.decode import BrokenSample, Limits
 from diptych.data.fields import decode_sample
+from diptych.data.raw import RawSample
+from diptych.data.sheet import shown_of
 from diptych.data.video import Video
 
 KINDS = [
@@ -114,6 +117,26 @@ def test_memory_is_given_back_at_once():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_pack_looks_into_videos_and_the_sheet_shows_three_frames():
+    data = bytearray(film(7, **H264))
+    start = data.index(b"mdat") + 4
+    data[start : data.index(b"moov", start) - 4] = bytes(data.index(b"moov", start) - 4 - start)
+    assert len(Video(bytes(data))) == 7  # its header is whole
+    found = check(RawSample("k", "", {"mp4": bytes(data), "txt": b"a"}), Checks())
+    assert isinstance(found, BrokenSample)
+    assert "the video" in found.reason
+    whole = check(RawSample("k", "", {"mp4": film(7), "txt": b"a"}), Checks())
+    shown = shown_of("k", "train", whole.values).image
+    assert shown.width > 5.5 * shown.height  # three frames of 2 : 1 side by side
+
+
+def test_a_glance_is_at_the_first_the_middle_and_the_last_frame():
+    clip = Video(film(7))
+    assert [round(pixels(frame).mean() / 40) for frame in video.glance(clip)] == [0, 3, 6]
+    assert len(video.glance(clip[:2])) == 2
+    assert len(video.glance(clip[:1])) == 1
 
 
 def test_a_sample_has_a_video():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.decode import BrokenSample, Limits, decode_image, image_header
 from diptych.data.fields import SHARED, decode_sample, field_of, fields_of
 from diptych.data.raw import JSON_KEYS, RawSample, encode_json, encode_text
+from diptych.data.video import glance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,6 +142,8 @@ def _decode_all(key: str, members: dict[str, bytes], checks: Checks, notes: list
         values = dict(decode_sample(key, members, names, classes=checks.classes, limits=checks.limits))
     except (BrokenSample, ModuleNotFoundError):
         values = _decode_each(key, members, names, checks, notes)
+    if values.get("video"):
+        glance(values["video"])  # opening it decoded no frame
     if numbered and ("category" in values or _has_number(members)):
         values["label"] = None
     return values

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.decode import BrokenSample
+from diptych.data.video import glance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,11 +42,12 @@ class Shown:
 def contact_sheet(dataset: Dataset, n: int = 24, *, columns: int = 6, seed: int = 0) -> Image:
     """A page with `n` samples drawn at random; a broken one is shown as such.
 
-    What is shown comes from the fields image, sides, texts, category and boxes, as far as the data set has them.
+    What is shown comes from the fields image, sides, video (its first, middle and last frame), texts, category and
+    boxes, as far as the data set has them.
     """
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.choice(len(dataset), min(n, len(dataset)), replace=False))
-    fields = sorted({"image", "sides", "texts", "category", "boxes"} & set(dataset.has))
+    fields = sorted({"image", "sides", "video", "texts", "category", "boxes"} & set(dataset.has))
     shown = [_shown(dataset, int(index), fields) for index in indices]
     return draw_sheet(shown, f"{dataset.name}: {len(shown)} of {len(dataset):,} samples, {dataset.split}", columns)
 
@@ -65,6 +67,7 @@ def thumbnail(image: Image) -> Image:
 def shown_of(key: str, split: str, values: Mapping[str, Any]) -> Shown:
     """What the sheet keeps of a decoded sample."""
     pictures, category, boxes = pictures_in(values), values.get("category"), values.get("boxes")
+    pictures = pictures or (glance(values["video"]) if values.get("video") else [])
     texts = values.get("texts") or [text for text in [values.get("text")] if text]
     return Shown(
         key,
@@ -88,7 +91,8 @@ def _side_by_side(pictures: Sequence[Image]) -> Image:
     small = [thumbnail(picture) for picture in pictures]
     if len(small) == 1:
         return small[0]
-    page = Pictures.new("RGB", (2 * SIDE + _GAP, max(picture.height for picture in small)), _PAPER)
+    width = len(small) * (SIDE + _GAP) - _GAP
+    page = Pictures.new("RGB", (width, max(picture.height for picture in small)), _PAPER)
     for number, picture in enumerate(small):
         page.paste(picture, (number * (SIDE + _GAP), 0))
     return thumbnail(page)
@@ -97,9 +101,9 @@ def _side_by_side(pictures: Sequence[Image]) -> Image:
 def _shown(dataset: Dataset, index: int, fields: Sequence[str]) -> Shown:
     try:
         sample = dataset.read(index, fields)
+        return shown_of(sample.key, dataset.split, sample)
     except BrokenSample as broken:
         return Shown(dataset.key(index), dataset.split, None, (f"broken: {broken.reason}",))
-    return shown_of(sample.key, dataset.split, sample)
 
 
 def draw_sheet(samples: Sequence[Shown], title: str, columns: int = 6) -> Image:

@@ -104,6 +104,11 @@ class Video(Sequence["Image"]):
             self._stream.container.close()
 
 
+def glance(video: Sequence[Image]) -> list[Image]:
+    """The first, the middle and the last frame; fewer of a video that has fewer."""
+    return [video[number] for number in sorted({0, len(video) // 2, len(video) - 1})]
+
+
 def _opened(data: bytes, limits: Limits, demuxer: str) -> Any:
     """The first video of the file, after a look at its header."""
     try:

@@ -20,7 +20,7 @@ class Options:
     """
 
     source: options.Source
-    """a folder, a CSV or Parquet table, a COCO or Karpathy JSON, a .tar, hf:NAME, or world:KNOB=VALUE,..."""
+    """a folder of pictures or videos, a table, a JSON of annotations, a .tar, hf:NAME, or world:KNOB=VALUE,..."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """folder for the shards"""
     json: bool = False
