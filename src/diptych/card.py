@@ -176,6 +176,10 @@ class JudgesStatements(EncodesPairs, Protocol):
 class Locates(EncodesPairs, Protocol):
     """Says where what a text speaks of is, in boxes."""
 
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """As in `Grounds`."""
+        ...
+
     def locate(self, image: Features, text: Features, about: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded pairs, and which tokens of each text are asked for (B, T) bool.
 
@@ -188,6 +192,10 @@ class Locates(EncodesPairs, Protocol):
 @runtime_checkable
 class AlignsWords(EncodesPairs, Protocol):
     """Says which region each token of a text belongs to."""
+
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        """As in `Grounds`."""
+        ...
 
     def align(self, image: Features, text: Features) -> Tensor:
         """Encoded pairs -> (B, T, P) weights; P tokens of the image with `boxes`."""
@@ -215,7 +223,7 @@ class ProbesTokens(EncodesPairs, Protocol):
     """Gives the tokens of images after fusion, to be probed."""
 
     def probe(self, image: Features, text: Features) -> Tensor:
-        """Encoded pairs -> fused tokens of the images (B, P, D), in rows of the picture."""
+        """Encoded pairs -> fused tokens of the images (B, P, D): regions with `boxes`, or a square grid, row by row."""
         ...
 
 

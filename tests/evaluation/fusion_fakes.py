@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class FusedMethod(nn.Module):
     def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         assert rng is None
         assert isinstance(sample.texts[0], str)
-        seen = {"regions": torch.as_tensor(sample.regions)} if "regions" in sample else {}
+        seen = {name: torch.as_tensor(sample[name]) for name in ("regions", "region_boxes") if name in sample}
         if "sides" in sample:
             seen["sides_regions"] = torch.stack([torch.as_tensor(side.regions) for side in sample.sides])
         return seen
@@ -50,7 +51,8 @@ class FusedMethod(nn.Module):
     def encode_image(self, batch: Batch) -> Features:
         assert not self.training
         self.encoded_images += len(batch.regions)
-        return Features(batch.regions, batch.regions[:, 0], torch.ones(batch.regions.shape[:2]).bool())
+        real = batch.regions[..., 0] >= 0  # those of padding have the number -1
+        return Features(batch.regions, batch.regions[:, 0], real, batch.get("region_boxes"))
 
     def encode_text(self, batch: Batch) -> Features:
         self.encoded_texts += [self.names[row] for row in batch.text[:, 0]]
@@ -112,3 +114,56 @@ class Answers(FusedMethod):
 def sides(*numbers: int) -> Sequence[Sample]:
     """Two sides that carry numbers of their own."""
     return [Sample(f"side {number}", {"regions": numbered(number)}) for number in numbers]
+
+
+class Judges(FusedMethod):
+    """Judges statements about two sides as a table says: (first number, second number, statement) -> log-odds."""
+
+    def __init__(self, table: Mapping[tuple[int, int, str], float]) -> None:
+        super().__init__()
+        self.table = table
+
+    def judge(self, first: Features, second: Features, text: Features) -> Tensor:
+        pairs = zip(self.pairs(first, text), second.pooled[:, 0].long().tolist(), strict=True)
+        return torch.tensor([self.table[number, other, statement] for (number, statement), other in pairs])
+
+
+class Places(FusedMethod):
+    """Says where words are: `table` maps (number of the sample, marked words) to a score for each region."""
+
+    card = Card(id="places", title="Places", year=2026, arxiv="", family="fusion", needs=("regions", "region_boxes"))
+
+    def __init__(self, table: Mapping[tuple[int, str], Sequence[float]]) -> None:
+        super().__init__()
+        self.table = table
+
+    def token_offsets(self, texts: list[str]) -> list[list[tuple[int, int]]]:
+        return [[found.span() for found in re.finditer(r"\S+", text)] for text in texts]
+
+    def locate(self, image: Features, text: Features, about: Tensor) -> tuple[Tensor, Tensor]:
+        scores = []
+        for (number, words), marked in zip(self.pairs(image, text), about.tolist(), strict=True):
+            named = " ".join(word for word, own in zip(words.split(), marked, strict=False) if own)
+            scores.append(self.scores(number, named, image))
+        assert image.boxes is not None
+        return image.boxes, torch.tensor(scores).float().masked_fill(~image.mask, -torch.inf)
+
+    def scores(self, number: int, words: str, image: Features) -> Sequence[float]:
+        """Of each region, padding included: 9 where the table says no more."""
+        regions = image.mask.shape[1]
+        return [*self.table.get((number, words), [0.0] * regions), *[9.0] * regions][:regions]
+
+    def align(self, image: Features, text: Features) -> Tensor:
+        weights = torch.zeros(*text.mask.shape, image.mask.shape[1])
+        for row, (number, words) in enumerate(self.pairs(image, text)):
+            for place, word in enumerate(words.split()[: text.mask.shape[1]]):
+                weights[row, place] = torch.tensor(self.scores(number, word, image))
+        return weights
+
+    def probe(self, image: Features, text: Features) -> Tensor:
+        return image.tokens[..., 2:]
+
+    def caption(self, image: Features) -> list[str]:
+        return [
+            next(words for number, words in self.table if number == own) for own in image.pooled[:, 0].long().tolist()
+        ]

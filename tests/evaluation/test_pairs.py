@@ -123,6 +123,9 @@ def test_many_pairs_are_reranked_unasked_and_the_log_says_so(monkeypatch, caplog
     with caplog.at_level(logging.INFO, "diptych.evaluation"):
         evaluate(FusedMethod(), things(12), ["pair_retrieval"])  # has no other way to compare
     assert any("all 144 pairs are fused" in line for line in caplog.messages)
+    with caplog.at_level(logging.INFO, "diptych.evaluation"):
+        assert not evaluate(FusedMethod(), things(12))
+    assert any("would fuse 144 pairs: ask for it by name" in line for line in caplog.messages)
 
 
 def test_a_depth_without_two_towers_is_refused() -> None:

@@ -21,6 +21,11 @@ _TASKS = {
     "linear_probe": "Linear classifier on frozen features",
     "pointing": "Pointing: does a word light up its place in the picture",
     "vqa": "Answers to questions",
+    "statements": "Statements about two pictures: true or false",
+    "grounding": "Grounding: the box that words name",
+    "word_regions": "Words and the regions that they belong to",
+    "token_probe": "Linear classifier of objects on fused tokens",
+    "captioning": "Captions against those of people",
     "gap": "Distance between the modalities",
 }
 _METRICS = {
@@ -28,6 +33,9 @@ _METRICS = {
     "top5": "right class among the first 5",
     "mean_per_class": "right class first, mean over classes",
     "accuracy": "right choice",
+    "consistency": "all samples of a group right",
+    "cider_d": "CIDEr-D",
+    "rouge_l": "ROUGE-L",
     "exact": "the usual answer, to the letter",
     "rerank_depth": "candidates of a query that were fused with it",
     "pairwise": "true caption before a false one, pair by pair",
@@ -39,9 +47,14 @@ _METRICS = {
     "image_uniformity": "spread of pictures (smaller is wider)",
     "text_uniformity": "spread of captions (smaller is wider)",
 }
-HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1", "accuracy", "phrase")
+HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1", "accuracy", "phrase", "phrase_r1", "expression_r1")
 """The metrics that say most, in this order."""
-_CHOICES = {"vqa": "questions are answered right"}
+_CHOICES = {
+    "vqa": "questions are answered right",
+    "statements": "statements are judged right",
+    "word_regions": "phrases belong to the region of their object",
+}
+_SCALES = ("cider_d",)  # may be small, and go beyond 1
 _SIDES = {"image_to_text": ("picture", "caption"), "text_to_image": ("caption", "picture")}
 
 
@@ -53,8 +66,12 @@ def task_title(task: str) -> str:
 def metric_title(metric: str) -> str:
     """`text_to_image_r5` -> `caption → picture, R@5`; an unknown metric keeps its name."""
     found = re.fullmatch(r"(image_to_text|text_to_image)_(?:r(\d+)|median_rank)", metric)
-    if not found and metric.startswith("accuracy_"):
-        return f"right choice, {metric.removeprefix('accuracy_').replace('_', ' ')}"
+    if not found and (of_type := re.fullmatch(r"accuracy_(.+)", metric)):
+        return f"right choice, {of_type[1].replace('_', ' ')}"
+    if not found and (boxes := re.fullmatch(r"(phrase|expression)_r(\d+)", metric)):
+        return f"{boxes[1]}, " + ("first box right" if boxes[2] == "1" else f"R@{boxes[2]}")
+    if not found and (order := re.fullmatch(r"bleu_(\d)", metric)):
+        return f"BLEU-{order[1]}"
     if not found:
         return _METRICS.get(metric, metric.replace("_", " "))
     asked, answer = _SIDES[found[1]]
@@ -69,13 +86,15 @@ def headline(row: Row) -> str:
         "top1": f"of {row.n:,} pictures get their right class first",
         "accuracy": f"of {row.n:,} {_CHOICES.get(row.task, 'captions score above all their false ones')}",
         "phrase": f"of {row.n:,} phrases point at their object",
+        "phrase_r1": f"of {row.n:,} phrases find their box first",
+        "expression_r1": f"of {row.n:,} expressions find their box first",
     }
     return meaning.get(row.metric, f"{metric_title(row.metric)}, of {row.n:,}")
 
 
 def is_share(row: Row) -> bool:
     """Whether a figure is a share, for which larger is better: its chance level and its value lie in [0, 1]."""
-    return 0 <= row.chance <= 1 and 0 <= row.value <= 1
+    return 0 <= row.chance <= 1 and 0 <= row.value <= 1 and row.metric not in _SCALES
 
 
 def figure(row: Row, value: float) -> str:

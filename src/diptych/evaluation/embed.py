@@ -21,7 +21,7 @@ from diptych.card import EmbedsImages, EncodesPairs, JudgesStatements
 from diptych.data.dataset import Dataset
 from diptych.data.loader import Loader
 from diptych.evaluation.canvas import PAPER, tiled
-from diptych.evaluation.reading import NOTES, Noted, Views, own_fields, with_implied
+from diptych.evaluation.reading import NOTES, Noted, Views, own_fields, used_fields, with_implied
 from diptych.training import watchdog
 
 log = logging.getLogger("diptych.evaluation")
@@ -93,6 +93,7 @@ class Bench:
         self.spaces = _spaces(method, data) if spaces is None else spaces
         self.train: Bench | None = None
         self.rerank: int | None = None
+        self.asked = True  # by name: tasks then do what takes long, too
 
     @property
     def images(self) -> Features:
@@ -158,18 +159,17 @@ class Bench:
         product = image.pooled @ text.pooled.T
         return all(torch.allclose(matrix.cpu(), product, atol=1e-4) for matrix in self.similarity(image, text))
 
-    def picture(self, key: str) -> Image.Image:
+    def picture(self, key: str, fields: Sequence[str] = SEEN) -> Image.Image:
         """What a person may look at: the picture, four frames of the video, the two sides, or an empty sheet."""
-        there = [name for name in SEEN if name in self.data.has][:1]
+        there = [name for name in fields if name in self.data.has][:1]
         sample = self.data.read(self.index[key], there)
         if there == ["image"]:
             return sample.image  # type: ignore[no-any-return]
         if there == ["video"]:
             frames = np.linspace(0, len(sample.video) - 1, 4).astype(int)
             return tiled([sample.video[frame] for frame in frames.tolist()], 2)
-        if there == ["sides"]:
-            return tiled([side.image for side in sample.sides], 2)
-        return Image.new("RGB", (224, 224), PAPER)
+        empty = Image.new("RGB", (224, 224), PAPER)
+        return tiled([side.get("image", empty) for side in sample.sides], 2) if there else empty
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -179,11 +179,13 @@ class Bench:
     @cached_property
     def _encoded(self) -> tuple[dict[str, Features], list[Sample]]:
         encoders = self._encoders
-        own = tuple(name for name in own_fields(self.method.card.needs) if name in self.data.has)
-        looks = [own] if {"joint", "fusion"} & set(self.spaces) else []
-        looks += [("sides",)] if "sides" in self.spaces else []
-        views = Views(self.method.views, tuple(looks), tuple(self.notes))
-        data, fields = Noted(self.data, self.notes), [name for look in looks for name in look]
+        whole, has = bool({"joint", "fusion"} & set(self.spaces)), self.data.has
+        own = [name for name in own_fields(self.method.card.needs) if name in has and whole]
+        uses = [name for name in used_fields(self.method) if name in has and whole and name not in own]
+        sides = ["sides"] if "sides" in self.spaces else []
+        looks = tuple(look for look in ((*own, *uses), tuple(sides)) if look)
+        views = Views(self.method.views, looks, tuple(self.notes))
+        data, fields = Noted(self.data, [*self.notes, *uses]), [*own, *sides]
         loader = Loader(data, views, fields, self.batch, 0, shuffle=False, workers=self.workers)
         parts: dict[str, list[Features]] = {name: [] for name in encoders}
         samples: list[Sample] = []
@@ -244,15 +246,16 @@ class Bench:
 def paired(image: Features, text: Features, pairs: Ints, device: str) -> Iterator[tuple[slice, Features, Features]]:
     """Features of pairs, (n, 2) rows of images and texts, a block at a time on the device, without common padding."""
     for some in blocks(len(pairs), PAIRS):
-        yield some, _rows(image, pairs[some, 0], device), _rows(text, pairs[some, 1], device, trim=True)
+        yield some, _rows(image, pairs[some, 0], device), _rows(text, pairs[some, 1], device, padded=True)
         watchdog.now()
 
 
-def _rows(features: Features, rows: Ints, device: str, *, trim: bool = False) -> Features:
-    """Rows of features on the device; what occurs several times is moved once."""
+def _rows(features: Features, rows: Ints, device: str, *, padded: bool = False) -> Features:
+    """Rows of features on the device; what occurs several times is moved once. A grid of patches has no padding."""
     different, row = np.unique(rows, return_inverse=True)
     some = features.take(torch.from_numpy(different))
-    return moved(trimmed(some) if trim else some, device).take(torch.from_numpy(row).to(device))
+    shorter = trimmed(some) if padded or some.boxes is not None else some
+    return moved(shorter, device).take(torch.from_numpy(row).to(device))
 
 
 def joined(parts: Sequence[Features]) -> Features:

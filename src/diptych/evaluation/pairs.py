@@ -93,17 +93,20 @@ def rerank_depth(bench: Bench, texts: int) -> int:
     """How many candidates of each query are fused with it; 0 means all.
 
     Raises:
-        CannotEvaluate: re-ranking was asked for, and the method has no similarity by which candidates are chosen.
+        CannotEvaluate: the method has no similarity by which candidates are chosen, and re-ranking was asked for, or
+            the task was not, and there are more than `AFFORDED` pairs.
     """
-    towers = isinstance(bench.method, ScoresPairs)
+    towers, pairs = isinstance(bench.method, ScoresPairs), len(bench.samples) * texts
     if bench.rerank and not towers:
         raise CannotEvaluate(
             f"pair_retrieval cannot re-rank: method {bench.method.card.id} has no similarity to choose candidates by; "
             "leave out the depth, and all pairs are fused."
         )
+    if bench.rerank is None and not towers and not bench.asked and pairs > AFFORDED:
+        raise CannotEvaluate(f"pair_retrieval would fuse {pairs:,} pairs: ask for it by name, or judge fewer samples.")
     if bench.rerank is not None:
         return bench.rerank
-    return RERANKED if towers and len(bench.samples) * texts > AFFORDED else 0
+    return RERANKED if towers and pairs > AFFORDED else 0
 
 
 def reranked(bench: Bench, texts: Sequence[str], pairs: Ints, depth: int) -> tuple[Ints, Ints]:

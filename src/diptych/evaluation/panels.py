@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from diptych.card import Grounds
 from diptych.data.dataset import Subset
 from diptych.evaluation import pictures
-from diptych.evaluation.embed import Bench
+from diptych.evaluation.embed import SEEN, Bench
 from diptych.evaluation.measures import Result
 from diptych.evaluation.pairs import Fused
 from diptych.evaluation.pointing import Query, heat_maps, queries
@@ -80,10 +81,53 @@ def draw_answers(bench: Bench, result: Result, folder: Path) -> None:
     columns = [result.samples[name] for name in ("key", "question", "answer", "truth", "accuracy")]
     for key, question, answer, truth, accuracy in zip(*columns, strict=True):
         by_key.setdefault(key, []).append(pictures.Answer(question, answer, truth, accuracy > 0))
+    _draw_answered(bench, by_key, "Questions and answers", folder / "answers.png")
+
+
+def draw_statements(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes statements.png: six pairs of pictures, the statement about them, and what was made of it."""
+    columns = [result.samples[name] for name in ("key", "text", "truth", "accuracy")]
+    by_key = {
+        key: [pictures.Answer(text, str(truth == bool(right)), str(truth), bool(right))]
+        for key, text, truth, right in zip(*columns, strict=True)
+    }
+    _draw_answered(bench, by_key, "Statements about two pictures", folder / "statements.png", ("sides",))
+
+
+def draw_captions(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes captions.png: six pictures, the caption that was written, and one of a person's."""
+    columns = [result.samples[name] for name in ("key", "caption", "reference", "cider_d")]
+    by_key = {
+        key: [pictures.Answer(f"CIDEr-D {score:.2f}. A person: {person}", caption, "", True)]
+        for key, caption, person, score in zip(*columns, strict=True)
+    }
+    _draw_answered(bench, by_key, "Captions", folder / "captions.png")
+
+
+def _draw_answered(
+    bench: Bench, by_key: Mapping[str, list[pictures.Answer]], title: str, path: Path, fields: Sequence[str] = SEEN
+) -> None:
     drawn = [list(by_key)[place] for place in np.random.default_rng(0).permutation(len(by_key))[:_QUERIES]]
-    rows = [pictures.Answered(bench.picture(key), by_key[key][:_ANSWERS]) for key in drawn]
-    sheet = pictures.answers(rows, "Questions and answers", _subtitle(bench, "samples drawn at random"))
-    sheet.save(folder / "answers.png", few_colours=True)
+    rows = [pictures.Answered(bench.picture(key, fields), _spread(by_key[key])) for key in drawn]
+    pictures.answers(rows, title, _subtitle(bench, "samples drawn at random")).save(path, few_colours=True)
+
+
+def _spread(answers: Sequence[pictures.Answer]) -> list[pictures.Answer]:
+    """Some of them, evenly spread: questions of one type follow each other."""
+    places = np.unique(np.linspace(0, len(answers) - 1, min(_ANSWERS, len(answers))).astype(int))
+    return [answers[place] for place in places.tolist()]
+
+
+def draw_boxes(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes grounding.png: four pictures, and the first boxes that were found for up to five of their phrases."""
+    columns = [result.samples[name] for name in ("key", "text", "first", "true")]
+    by_key: dict[str, list[tuple[str, Any, Any]]] = {}
+    for key, *found in zip(*columns, strict=True):
+        by_key.setdefault(key, []).append(tuple(found))
+    drawn = [list(by_key)[place] for place in np.random.default_rng(0).permutation(len(by_key))[:_PICTURES]]
+    rows = [pictures.WordBoxes(bench.picture(key), *zip(*by_key[key][:_WORDS], strict=True)) for key in drawn]
+    about = "pictures drawn at random. Dashed: what the words name; solid: the first box that was found"
+    pictures.word_boxes(rows, "Where the words are", _subtitle(bench, about)).save(folder / "grounding.png")
 
 
 # words that stand for nothing that could be seen at one place

@@ -32,7 +32,8 @@ from diptych.evaluation.canvas import (
     wrap,
 )
 
-_THUMB, _GAP = 144, 22
+_THUMB, _GAP, _SIDE = 144, 22, 160
+_FOUND = (38, 98, 196)  # blue: right and wrong are said by how it overlaps
 _HOT = np.array([214, 40, 40], dtype=np.float64)  # the colour of the strongest heat
 
 
@@ -66,6 +67,16 @@ class WordHeat:
     words: Sequence[str]
     maps: Sequence[np.ndarray]
     boxes: Sequence[Sequence[float] | None]
+
+
+@dataclass(frozen=True)
+class WordBoxes:
+    """A picture and, for each of some words, the box that was found (None: none) and one that is right."""
+
+    picture: Image.Image
+    words: Sequence[str]
+    found: Sequence[Sequence[float] | None]
+    true: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -170,28 +181,64 @@ def heat_map(rows: Sequence[WordHeat], title: str, subtitle: str) -> Canvas:
     A dot marks the strongest place if there is one, a dashed frame the box that the word names: green where the dot
     hits it, else red.
     """
-    side, words = 160, max(len(row.words) for row in rows)
-    label = Style(SMALL)
-    labels = [[wrap(word, label, side + _GAP - 8, 2) for word in row.words] for row in rows]
-    row_height = side + label.height * max(len(lines) for row in labels for lines in row) + 8 + 2 * _GAP
-    bar_at = MARGIN + (words + 1) * (side + _GAP)
-    width = max(bar_at + 100 + MARGIN, 760)
-    top = heading_height(width, title, subtitle)
-    sheet = Canvas(width, top + len(rows) * row_height + MARGIN - _GAP)
-    sheet.heading(title, subtitle)
-    for number, row in enumerate(rows):
-        y = top + number * row_height
-        sheet.rule(y)
-        y += _GAP
-        sheet.picture(MARGIN, y, side, row.picture.resize((side, side), Image.Resampling.LANCZOS))
-        low = min(float(np.min(heat)) for heat in row.maps)
-        high = max(float(np.max(heat)) for heat in row.maps)
+    sheet, places = _by_words([(row.picture, row.words) for row in rows], title, subtitle, beside=100)
+    for row, (x, y) in zip(rows, places, strict=True):
+        scale = min(float(np.min(heat)) for heat in row.maps), max(float(np.max(heat)) for heat in row.maps)
         for place, (heat, box) in enumerate(zip(row.maps, row.boxes, strict=True)):
-            x = MARGIN + (place + 1) * (side + _GAP)
-            sheet.picture(x, y, side, _overlaid(row.picture, heat, box, (low, high), side))
-            sheet.lines(x + side / 2, y + side + 8, labels[number][place], label, "centre")
-        _colour_bar(sheet, bar_at, y, side, (low, high))
+            drawn = _overlaid(row.picture, heat, box, scale, _SIDE)
+            sheet.picture(x + place * (_SIDE + _GAP), y, _SIDE, drawn)
+        words = max(len(row.words) for row in rows)
+        _colour_bar(sheet, x + words * (_SIDE + _GAP), y, _SIDE, scale)
     return sheet
+
+
+def word_boxes(rows: Sequence[WordBoxes], title: str, subtitle: str) -> Canvas:
+    """A row a picture: the picture, then the same picture with the box that was found for each word, and a true one.
+
+    The found box is solid, the true one dashed.
+    """
+    sheet, places = _by_words([(row.picture, row.words) for row in rows], title, subtitle)
+    for row, (x, y) in zip(rows, places, strict=True):
+        for place, (found, true) in enumerate(zip(row.found, row.true, strict=True)):
+            drawn = row.picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            draw = ImageDraw.Draw(drawn)
+            if found is not None:
+                x0, y0, x1, y1 = _pixels(found, _SIDE)
+                draw.rectangle((x0 - 1, y0 - 1, max(x0, x1) + 1, max(y0, y1) + 1), outline=PAPER, width=5)
+                draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=_FOUND, width=3)
+            _dashed(draw, _pixels(true, _SIDE), INK)
+            sheet.picture(x + place * (_SIDE + _GAP), y, _SIDE, drawn)
+    return sheet
+
+
+def _by_words(
+    rows: Sequence[tuple[Image.Image, Sequence[str]]], title: str, subtitle: str, *, beside: int = 0
+) -> tuple[Canvas, list[tuple[int, int]]]:
+    """A sheet with a row a picture, and room beside it for a picture above each of its words.
+
+    Returns:
+        The sheet with pictures and words, and for each row the corner at which the first word's picture begins.
+    """
+    most, label = max(len(words) for _, words in rows), Style(SMALL)
+    labels = [[wrap(word, label, _SIDE + _GAP - 8, 2) for word in words] for _, words in rows]
+    height = _SIDE + label.height * max(len(lines) for row in labels for lines in row) + 8 + 2 * _GAP
+    width = max(2 * MARGIN + (most + 1) * (_SIDE + _GAP) + beside, 760)
+    top = heading_height(width, title, subtitle)
+    sheet = Canvas(width, top + len(rows) * height + MARGIN - _GAP)
+    sheet.heading(title, subtitle)
+    places = []
+    for number, (picture, _) in enumerate(rows):
+        y, x = top + number * height + _GAP, MARGIN + _SIDE + _GAP
+        sheet.rule(y - _GAP)
+        sheet.picture(MARGIN, y, _SIDE, picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+        for place, lines in enumerate(labels[number]):
+            sheet.lines(x + place * (_SIDE + _GAP) + _SIDE / 2, y + _SIDE + 8, lines, label, "centre")
+        places.append((x, y))
+    return sheet, places
+
+
+def _pixels(box: Sequence[float], side: int) -> list[int]:
+    return [round(float(value) * (side - 1)) for value in box]
 
 
 def confusion_matrix(
@@ -256,7 +303,7 @@ def _overlaid(
     x, y = (column + 0.5) / columns, (row + 0.5) / rows
     if box is not None:
         hit = box[0] <= x <= box[2] and box[1] <= y <= box[3]
-        _dashed(draw, [round(float(value) * (side - 1)) for value in box], RIGHT if hit else WRONG)
+        _dashed(draw, _pixels(box, side), RIGHT if hit else WRONG)
     if (heat == heat.max()).sum() == 1:
         x, y = x * side, y * side
         draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=PAPER, outline=INK, width=2)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.batch import Sample
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, moved
 from diptych.evaluation.measures import Measure, Result
@@ -141,16 +142,20 @@ def _mean_over_tokens(heat: Tensor, tokens: Sequence[int]) -> Tensor:
     return heat[kept].mean(0) if kept else torch.full(heat.shape[1:], torch.nan)
 
 
-def _noun(bench: Bench, query: Query) -> Query | None:
-    """The query narrowed to the word for what the box holds, where the sample says it and the phrase contains it."""
-    sample = bench.samples[query.row]
+def category(sample: Sample, box: int) -> str:
+    """What a box holds, by the sample's attributes or its scene: a category or a shape; empty where they do not say."""
     described = sample.get("attributes")
     if described is None:
         scene = sample.get("scene")
         described = scene.get("objects") if isinstance(scene, dict) else None
-    about = described[query.box] if described is not None and query.box < len(described) else None
-    noun = (about.get("category") or about.get("shape")) if isinstance(about, dict) else None
-    found = re.search(rf"\b{re.escape(str(noun))}\b", query.phrase, re.IGNORECASE) if noun else None
+    about = described[box] if described is not None and box < len(described) else None
+    return str(about.get("category") or about.get("shape") or "") if isinstance(about, dict) else ""
+
+
+def _noun(bench: Bench, query: Query) -> Query | None:
+    """The query narrowed to the word for what the box holds, where the sample says it and the phrase contains it."""
+    noun = category(bench.samples[query.row], query.box)
+    found = re.search(rf"\b{re.escape(noun)}\b", query.phrase, re.IGNORECASE) if noun else None
     if found is None:
         return None
     return Query(query.row, query.text, query.start + found.start(), query.start + found.end(), query.box)

@@ -4,19 +4,28 @@ Both learn from the pooled image features of a training set and are judged on th
 vote of Wu et al., Unsupervised Feature Learning via Non-parametric Instance Discrimination, 2018 (k = 20 here, weight
 exp(cosine / 0.07)). The linear probe is multinomial logistic regression by L-BFGS (as in Radford et al., 2021,
 appendix A.3); its strength of regularisation is chosen on a fifth of the training set, never on the evaluated one.
+
+`token_probe` asks the same of the tokens of an image after fusion, object by object (as Li et al., Align and Prompt,
+2022, motivate their regional entity prompts).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.evaluation.embed import Bench, CannotEvaluate
+from diptych.batch import Features
+from diptych.evaluation.embed import Bench, CannotEvaluate, paired
 from diptych.evaluation.measures import Result
-from diptych.evaluation.zero_shot import classification, labelled, rank_of_class
+from diptych.evaluation.pointing import category, covered
+from diptych.evaluation.zero_shot import classification, classified, labelled, rank_of_class
 from diptych.neighbours import top_k
+from diptych.views.regions import overlap
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -35,6 +44,77 @@ def linear_probe(bench: Bench) -> Result:
     rows, images, (train, train_labels) = _sets(bench)
     weight, bias = fit_linear(train, train_labels, len(bench.classes))
     return _judged(bench, rows, (images.double() @ weight.T + bias).float())
+
+
+def token_probe(bench: Bench) -> Result:
+    """Top-1 and top-5 accuracy and mean per class of a linear classifier of single objects, in [0, 1].
+
+    An object is a box whose category is known (`pointing.category`). It is seen as the mean of the image's tokens at
+    its place, after fusion with the caption: regions that overlap it by half (IoU), or patches whose centre it covers.
+
+    Raises:
+        CannotEvaluate: there is no training set, no object of a known category, or tokens are of no place.
+    """
+    if bench.train is None:
+        raise CannotEvaluate("probes need a training set beside the evaluated one: none was given (train_data).")
+    (rows, tokens, names), (_, train, train_names) = objects(bench), objects(bench.train)
+    classes = sorted(set(train_names))
+    index = {name: place for place, name in enumerate(classes)}
+    known = [place for place, name in enumerate(names) if name in index]
+    if len(classes) < 2 or not known:
+        raise CannotEvaluate(
+            f"token_probe needs objects of at least two categories that both sets have; {bench.train.data.name} has "
+            f"{len(classes)}, and {len(known)} objects of {bench.data.name} are of these."
+        )
+    weight, bias = fit_linear(train, torch.tensor([index[name] for name in train_names]), len(classes))
+    scores = (tokens[known].double() @ weight.T + bias).float()
+    labels = np.array([index[names[place]] for place in known])
+    found = rank_of_class(scores, torch.from_numpy(labels)), scores.argmax(1).numpy()
+    return classified(bench, rows[known], classes, labels, found)
+
+
+def objects(bench: Bench) -> tuple[np.ndarray, Tensor, list[str]]:
+    """The rows of the samples that n objects are in, the mean fused token of each (n, D), and their categories."""
+    boxes: dict[int, list[tuple[int, str]]] = {}
+    for row, sample in enumerate(bench.samples):
+        for box in range(len(sample.get("boxes", ())) if bench.captions[row] else 0):
+            if name := category(sample, box):
+                boxes.setdefault(row, []).append((box, name))
+    if not boxes:
+        raise CannotEvaluate(
+            f"token_probe needs boxes with a category; no captioned sample of {bench.data.name} has one."
+        )
+    texts = list(dict.fromkeys(bench.captions[row][0] for row in boxes))
+    place = {text: column for column, text in enumerate(texts)}
+    pairs, means = np.array([(row, place[bench.captions[row][0]]) for row in boxes]), []
+    for some, image, text in paired(bench.encoded_images, bench.encoded_texts(texts), pairs, bench.device):
+        fused = bench.method.probe(image, text).float().cpu()  # (B, P, D)
+        for at, tokens in enumerate(fused):
+            row = int(pairs[some][at, 0])
+            own = image.take(slice(at, at + 1)).each(lambda part: part.cpu())
+            means += [
+                tokens[at_place(own, len(tokens), bench.samples[row]["boxes"][box])].mean(0) for box, _ in boxes[row]
+            ]
+    named = [(row, name) for row, of in boxes.items() for _, name in of]
+    return np.array([row for row, _ in named]), torch.stack(means), [name for _, name in named]
+
+
+def at_place(image: Features, tokens: int, box: Sequence[float]) -> Tensor:
+    """Which of the tokens of one image (1, P, ...) lie at a box, (P,) bool; at least one.
+
+    Raises:
+        CannotEvaluate: the tokens have no boxes and are not as many as a square grid of patches has.
+    """
+    if image.boxes is not None:
+        shares = overlap(torch.as_tensor(np.asarray(box, np.float32))[None], image.boxes[0])[0]
+        shares = shares.masked_fill(~image.mask[0], -1)
+        return shares >= min(0.5, float(shares.max()))
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise CannotEvaluate(
+            f"token_probe needs tokens that are regions with boxes or a square grid; there are {tokens}."
+        )
+    return torch.from_numpy(covered(box, (side, side))).flatten()
 
 
 def neighbour_votes(images: Tensor, train: Tensor, labels: Tensor, classes: int, k: int = NEIGHBOURS) -> Tensor:

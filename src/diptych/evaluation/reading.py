@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from diptych.batch import Sample
+from diptych.card import Method
 from diptych.data.dataset import Dataset
 from diptych.data.decode import BrokenSample
+from diptych.recipe import Recipe
 
 NOTES = "notes of the sample"
 GIVEN = ("text", "texts", "questions")
@@ -44,13 +46,13 @@ class Views:
         """A sample -> its views and its notes."""
         seen: dict[str, Any] = {}
         for look in self.looks:
-            fields = {name: sample[name] for name in look}
+            fields = {name: sample[name] for name in look if name in sample}
             seen |= self.views(Sample(sample.key, {**fields, "text": _STAND_IN, "texts": [_STAND_IN]}), None)
         return {**seen, NOTES: Notes(Sample(sample.key, {name: sample[name] for name in self.notes if name in sample}))}
 
 
 class Noted:
-    """A data set in which a sample that lacks a note has the others, instead of being broken."""
+    """A data set in which a sample that lacks a field of `notes` has the others, instead of being broken."""
 
     def __init__(self, data: Dataset, notes: Sequence[str]) -> None:
         self.data, self.notes = data, tuple(notes)
@@ -97,3 +99,9 @@ def with_implied(fields: Sequence[str]) -> list[str]:
 def own_fields(needs: Sequence[str]) -> list[str]:
     """The fields that a method's views must have to encode a sample, of those that its card names."""
     return [name for name in with_implied(needs) if name not in GIVEN]
+
+
+def used_fields(method: Any) -> list[str]:
+    """The fields that a method's views take where they are there."""
+    stages = method.stages(Recipe()) if isinstance(method, Method) else []
+    return own_fields([name for stage in stages for name in stage.uses])

@@ -104,7 +104,9 @@ def median(values: ArrayLike, *, clusters: ArrayLike | None = None, seed: int = 
     return Estimate(float(ordered[(n - 1) // 2]), float(low), float(high), n)
 
 
-def mean_per_class(values: ArrayLike, classes: ArrayLike, *, seed: int = 0) -> Estimate:
+def mean_per_class(
+    values: ArrayLike, classes: ArrayLike, *, clusters: ArrayLike | None = None, seed: int = 0
+) -> Estimate:
     """Mean over classes of the mean of values (n,) within the class, with its interval."""
     numbers = np.asarray(values, dtype=np.float64)
     n = len(numbers)
@@ -122,8 +124,8 @@ def mean_per_class(values: ArrayLike, classes: ArrayLike, *, seed: int = 0) -> E
         return (sums / np.maximum(sizes, 1)).sum(axis=1) / present.sum(axis=1)
 
     value = float(class_means(np.ones((1, n)))[0])
-    low, high = bootstrap(class_means, n, seed=seed)
-    bounds = _share_bounds(numbers, None) if numbers.min() == numbers.max() else None
+    low, high = bootstrap(class_means, n, clusters=clusters, seed=seed)
+    bounds = _share_bounds(numbers, clusters) if numbers.min() == numbers.max() else None
     return Estimate(value, *(bounds or (float(low), float(high))), n)
 
 

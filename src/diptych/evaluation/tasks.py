@@ -11,29 +11,38 @@ from typing import Any
 
 from diptych.batch import MissingField, missing, require
 from diptych.card import (
+    AlignsWords,
     AnswersQuestions,
+    Captions,
     EmbedsImages,
     EmbedsTexts,
     EncodesPairs,
     FillsWords,
     Grounds,
+    JudgesStatements,
+    Locates,
     MatchesPairs,
+    ProbesTokens,
     ScoresPairs,
 )
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
+from diptych.data.decode import BrokenSample
 from diptych.evaluation import panels
 from diptych.evaluation.answering import vqa
+from diptych.evaluation.captioning import captioning
 from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
 from diptych.evaluation.embed import Bench, CannotEvaluate, Space, judging
 from diptych.evaluation.gap import gap
+from diptych.evaluation.grounding import grounding, word_regions
 from diptych.evaluation.masked_words import masked_words
 from diptych.evaluation.measures import Result, write_samples
 from diptych.evaluation.pairs import pair_retrieval
 from diptych.evaluation.pointing import pointing
-from diptych.evaluation.probe import knn, linear_probe
+from diptych.evaluation.probe import knn, linear_probe, token_probe
 from diptych.evaluation.reading import GIVEN, own_fields, with_implied
 from diptych.evaluation.retrieval import retrieval
+from diptych.evaluation.statements import statements
 from diptych.evaluation.zero_shot import zero_shot
 from diptych.results import Row
 
@@ -116,6 +125,37 @@ TASKS: dict[str, Task] = {
         ("text", "spans", "attributes"),
         masked_words,
     ),
+    "statements": Task(
+        "is a statement about two pictures true",
+        (JudgesStatements,),
+        ("sides", "text", "category"),
+        statements,
+        uses=("group",),
+        draw=panels.draw_statements,
+        sides=True,
+    ),
+    "grounding": Task(
+        "boxes for phrases of captions and for referring expressions",
+        (Locates,),
+        ("boxes",),
+        grounding,
+        uses=("text", "spans", "expressions"),
+        draw=panels.draw_boxes,
+    ),
+    "word_regions": Task(
+        "does a word belong to the region of its object", (AlignsWords,), ("text", "boxes", "spans"), word_regions
+    ),
+    "token_probe": Task(
+        "a linear classifier of objects on fused tokens",
+        (ProbesTokens,),
+        ("text", "boxes"),
+        token_probe,
+        uses=("attributes", "scene"),
+        trains=True,
+    ),
+    "captioning": Task(
+        "written captions against those of people", (Captions,), ("text",), captioning, draw=panels.draw_captions
+    ),
     "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("text",), gap),
 }
 """The one lookup table of evaluations: name -> task."""
@@ -136,7 +176,7 @@ class How:
     """processes that read"""
     rerank: int | None = None
     """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0 fuses all pairs, None does
-    so up to 250,000 and takes 128 candidates beyond"""
+    so up to 250,000 and takes 128 candidates beyond; a method that cannot choose candidates fuses all"""
     strict: bool = True
     """a task that was asked for by name and cannot run is an error; else it is left out, and the log says why"""
 
@@ -181,6 +221,7 @@ def evaluate(
         keep_tokens = bool(keep_tokens)
     bed = partial(_bench, method, how=how)
     bench = bed(data, [TASKS[name] for name in chosen], keep_tokens=keep_tokens)
+    bench.asked = bool(tasks)
     learning = [TASKS[name] for name in chosen if TASKS[name].trains]
     if train_data is not None and learning:
         bench.train = bed(train_data, learning, keep_tokens=False)
@@ -257,6 +298,10 @@ def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None)
     needs = task.needs if task.sides else (*own_fields(method.card.needs), *task.needs)
     try:
         require(with_implied(sorted(data.has)), needs, who=f"task {name}", source=f"data set {data.name}")
+        if task.sides:
+            require(
+                with_implied(_side_fields(data)), own_fields(method.card.needs), who=f"task {name}", source="a side"
+            )
         if task.trains and train_data is None:
             return f"task {name} cannot run: it learns from a training set, and none was given (train_data)."
         if task.trains and train_data is not None:
@@ -265,6 +310,14 @@ def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None)
     except MissingField as error:
         return str(error)
     return ""
+
+
+def _side_fields(data: Dataset) -> list[str]:
+    """The fields that the sides of the first sample have."""
+    try:
+        return sorted(data.read(0, ("sides",)).sides[0])
+    except BrokenSample:
+        return []
 
 
 def _check_own_needs(method: Any, data: Dataset) -> None:

@@ -76,15 +76,29 @@ def rank_of_class(scores: Tensor, labels: Tensor) -> np.ndarray:
 
 def classification(bench: Bench, rows: np.ndarray, ranks: np.ndarray, predicted: np.ndarray) -> Result:
     """The figures of a classifier from the ranks of the true classes and the predicted classes, both (n,)."""
-    classes, labels = len(bench.classes), bench.labels[rows]
-    table = {f"top{k}": (ranks <= k).astype(np.int64) for k in (1, 5) if k < classes}
-    estimates = statistics.means(np.stack(list(table.values()), axis=1))
+    return classified(bench, rows, bench.classes, bench.labels[rows], (ranks, predicted))
+
+
+def classified(
+    bench: Bench,
+    rows: np.ndarray,
+    classes: Sequence[str],
+    labels: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray],
+) -> Result:
+    """The figures of a classifier of things that the samples of rows (n,) show; one sample may show several.
+
+    labels: (n,) their true classes. found: ranks of the true classes, and the predicted classes, both (n,).
+    """
+    ranks, predicted = found
+    table = {f"top{k}": (ranks <= k).astype(np.int64) for k in (1, 5) if k < len(classes)}
+    estimates = statistics.means(np.stack(list(table.values()), axis=1), clusters=rows)
     measures = [
-        Measure(name, estimate, int(name[3:]) / classes) for name, estimate in zip(table, estimates, strict=True)
+        Measure(name, estimate, int(name[3:]) / len(classes)) for name, estimate in zip(table, estimates, strict=True)
     ]
-    per_class = statistics.mean_per_class(table["top1"], labels)
-    measures.append(Measure("mean_per_class", per_class, 1 / classes))
-    names = np.array(bench.classes, dtype=object)
+    per_class = statistics.mean_per_class(table["top1"], labels, clusters=rows)
+    measures.append(Measure("mean_per_class", per_class, 1 / len(classes)))
+    names = np.array(classes, dtype=object)
     keys = [bench.samples[row].key for row in rows]
     return Result(measures, {"key": keys, "category": names[labels], "predicted": names[predicted], **table})
 

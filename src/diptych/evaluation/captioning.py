@@ -1,0 +1,69 @@
+"""Captions that a method writes, against those that people wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diptych.evaluation import statistics
+from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, moved
+from diptych.evaluation.measures import Measure, Result
+from diptych.evaluation.statistics import Estimate
+from diptych.training import watchdog
+from diptych.views.captions import ORDERS, CiderD, bleu, bleu_counts, rouge_l
+
+
+def captioning(bench: Bench) -> Result:
+    """CIDEr-D in [0, 10], BLEU-1 to BLEU-4 and ROUGE-L in [0, 1] (`views.captions`); BLEU is of the set as a whole.
+
+    Chance is what the same captions score for other pictures of the set: what is true of many pictures counts there.
+
+    Raises:
+        CannotEvaluate: fewer than two samples have captions.
+    """
+    rows = [row for row, captions in enumerate(bench.captions) if captions]
+    if len(rows) < 2:
+        raise CannotEvaluate(f"captioning needs at least two samples with captions; {bench.data.name} has {len(rows)}.")
+    written = [caption for caption, own in zip(captions(bench), bench.captions, strict=True) if own]
+    references = [bench.captions[row] for row in rows]
+    cider = CiderD(references)
+    elsewhere = [*written[len(rows) // 2 :], *written[: len(rows) // 2]]
+    (by_sample, runs), (by_chance, chance_runs) = (_scores(of, references, cider) for of in (written, elsewhere))
+    low, high = statistics.bootstrap(lambda counts: bleu(counts @ runs), len(rows))
+    values, floor = bleu(runs.sum(0)), bleu(chance_runs.sum(0))
+    measures = [
+        Measure(name, estimate, float(chance))
+        for name, estimate, chance in zip(
+            ("cider_d", "rouge_l"), statistics.means(by_sample), by_chance.mean(0), strict=True
+        )
+    ]
+    measures += [
+        Measure(
+            f"bleu_{order + 1}",
+            Estimate(float(values[order]), float(low[order]), float(high[order]), len(rows)),
+            float(floor[order]),
+        )
+        for order in range(ORDERS)
+    ]
+    keys = [bench.samples[row].key for row in rows]
+    columns = {"key": keys, "caption": written, "reference": [captions[0] for captions in references]}
+    return Result(measures, {**columns, "cider_d": by_sample[:, 0], "rouge_l": by_sample[:, 1]})
+
+
+def captions(bench: Bench) -> list[str]:
+    """What the method says of each sample."""
+    written: list[str] = []
+    for some in blocks(len(bench.samples), bench.batch):
+        written += bench.method.caption(moved(bench.encoded_images.take(some), bench.device))
+        watchdog.now()
+    return written
+
+
+def _scores(
+    written: Sequence[str], references: Sequence[Sequence[str]], cider: CiderD
+) -> tuple[np.ndarray, np.ndarray]:
+    """CIDEr-D and ROUGE-L (n, 2) of each caption, and what BLEU sums (n, 10)."""
+    pairs = list(zip(written, references, strict=True))
+    by_sample = np.array([(cider(caption, people), rouge_l(caption, people)) for caption, people in pairs])
+    return by_sample, np.stack([bleu_counts(caption, people) for caption, people in pairs])
