@@ -306,7 +306,12 @@ def test_phrases_of_captions_lead_to_their_boxes(tmp_path):
         ("Annotations/36979.xml", ("<xmax>11<", "<xmax>eleven<"), "Annotations/36979.xml", "is 'eleven' instead"),
         ("Annotations/36979.xml", ("<width>20</width>", ""), "Annotations/36979.xml", "size/width is ''"),
         ("Annotations/36979.xml", ("</annotation>", ""), "Annotations/36979.xml", "it is no XML"),
-        ("Annotations/36979.xml", ("<annotation>", "<!DOCTYPE a><annotation>"), "Annotations/36979.xml", "not read"),
+        (
+            "Annotations/36979.xml",
+            ("<annotation>", "<!DOCTYPE a><annotation>"),
+            "Annotations/36979.xml",
+            "document type",
+        ),
     ],
 )
 def test_bad_files_of_flickr30k_are_named(tmp_path, file, change, place, reason):

@@ -19,7 +19,7 @@ from diptych.data.read_pictures import Box, Picture, Where, box_of, source
 _PHRASE = re.compile(r"\[/EN#(\d{1,12})((?:/\w+)+) ([^\[\]]*)\]")
 _MOST = 200  # captions of a picture, and boxes of a caption
 _SPLITS = ("train", "val", "test")
-_DECLARATION = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
+_DECLARATION = re.compile(rb"<!\s*(DOCTYPE|ENTITY)|\0", re.IGNORECASE)  # zeros are UTF-16, which could hide one
 
 
 def is_here(folder: Path) -> bool:
@@ -100,10 +100,9 @@ def _boxes(root: Path, place: str) -> tuple[tuple[float, float], Mapping[str, li
     """
     data = read_file(confined(root, place, place), place, TEXT_BYTES)
     if _DECLARATION.search(data):
-        raise BrokenSample(place, "it declares a document type or entities, which are not read")
+        raise BrokenSample(place, "it declares a document type or entities, or is not UTF-8")
     try:
-        parser = ElementTree.XMLParser(encoding="utf-8")  # another could hide a declaration from the search above
-        read = ElementTree.fromstring(data, parser)
+        read = ElementTree.fromstring(data.decode("utf-8"))
     except (ElementTree.ParseError, ValueError) as error:
         raise BrokenSample(place, f"it is no XML ({error})") from None
     width, height = _whole(read, place, "size/width"), _whole(read, place, "size/height")

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
@@ -111,10 +111,8 @@ class RegionFiles:
                 yield (file, 0), file.stem
                 continue
             with file.open("rb") as table:
-                start = 0
-                for line in _lines(table, file):
-                    yield (file, start), line[:_GLANCE].partition(b"\t")[0].decode("utf-8", "replace").strip()
-                    start += len(line)
+                for start, name in _rows(table, file):
+                    yield (file, start), name.decode("utf-8", "replace").strip()
 
     def _find(self, name: str) -> Place | None:
         stem = Path(name).stem.lower()
@@ -170,22 +168,31 @@ def _member(file: Path, start: int, key: str, limits: Limits) -> bytes:
         else:
             with file.open("rb") as table:
                 table.seek(start)
-                arrays = _of_table(table.readline(_LONGEST_LINE), limits)
+                arrays = _of_table(table.readline(limits.bytes * 3 // 2 + 1), limits)
     except BrokenSample as broken:
         where = f" (line at byte {start:,})" if start else ""
         raise BrokenSample(key, f"{file.name}{where}: {broken.reason}") from None
     return encode_npz(arrays)
 
 
-def _lines(table: Any, file: Path) -> Iterator[bytes]:
-    while line := table.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise SourceError(f"{file.name} has a line of more than {_LONGEST_LINE:,} bytes: it is no table.")
-        yield line
+def _rows(table: BinaryIO, file: Path) -> Iterator[tuple[int, bytes]]:
+    """Where each line begins and its first cell, with a small part of the line in memory at a time."""
+    start = size = 0
+    while part := table.readline(_GLANCE):
+        name, size = part.partition(b"\t")[0], len(part)
+        while part and not part.endswith(b"\n"):
+            part = table.readline(_GLANCE)
+            size += len(part)
+            if size > _LONGEST_LINE:
+                raise SourceError(f"{file.name} has a line of more than {_LONGEST_LINE:,} bytes: it is no table.")
+        yield start, name
+        start += size
 
 
 def _of_table(line: bytes, limits: Limits) -> dict[str, np.ndarray]:
-    cells = line.decode("latin-1").rstrip("\r\n").split("\t")
+    if len(line) > limits.bytes * 3 // 2:
+        raise BrokenSample("", f"the line has more than {limits.bytes * 3 // 2:,} bytes")
+    cells = line.rstrip(b"\r\n").split(b"\t")
     if len(cells) not in _COLUMNS:
         raise BrokenSample("", f"the line has {len(cells)} columns instead of 10 or 6")
     row = dict(zip(_COLUMNS[len(cells)].split(), cells, strict=True))
@@ -198,16 +205,17 @@ def _of_table(line: bytes, limits: Limits) -> dict[str, np.ndarray]:
     return found
 
 
-def _whole(cell: str, what: str, most: int = 1_000_000) -> int:
+def _whole(digits: bytes, what: str, most: int = 1_000_000) -> int:
+    cell = digits[:20].decode("latin-1")
     if not _WHOLE.fullmatch(cell) or int(cell) > most:
-        raise BrokenSample("", f"the {what} is {cell[:20]!r} instead of a number from 1 to {most:,}")
+        raise BrokenSample("", f"the {what} is {cell!r} instead of a number from 1 to {most:,}")
     return int(cell)
 
 
-def _array(name: str, cell: str, number: int, limits: Limits) -> np.ndarray:
+def _array(name: str, cell: bytes, number: int, limits: Limits) -> np.ndarray:
     """One cell as (number,), (number, 4) or (number, D); its length is checked before it is decoded."""
     kind = np.dtype(_TYPES.get(name, np.float32))
-    room = len(cell) // 4 * 3 - cell[-2:].count("=")
+    room = len(cell) // 4 * 3 - cell[-2:].count(b"=")
     wide = {"boxes": 4, "regions": room // (number * kind.itemsize)}.get(name, 1)
     if room > limits.bytes or not 0 < wide <= _WIDEST or room != number * wide * kind.itemsize:
         raise BrokenSample("", f"its {name} have {room:,} bytes, which is not right for {number} regions")

@@ -21,7 +21,7 @@ class Options:
     """
 
     source: options.Source
-    """starter, world:KNOB=VALUE,..., a folder, a CSV or Parquet table, a COCO or Karpathy JSON, a .tar, hf:NAME"""
+    """starter, world:KNOB=VALUE,..., a folder, a CSV or Parquet table, annotations, a .tar, hf:NAME"""
     limit: int = 0
     """look at the first so many samples only; 0 looks at all"""
     sheet: str = ""

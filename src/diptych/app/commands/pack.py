@@ -15,12 +15,13 @@ from diptych.data.raw import Packing, Reading
 
 @dataclass(frozen=True)
 class Options:
-    """Turn a folder of pictures, a table, COCO or Karpathy JSON, a Hugging Face data set or tars into shards. Every
-    sample is checked; a broken one is left out and listed.
+    """Turn a folder of pictures, a table, annotation files, a Hugging Face data set or tars into shards. Every sample
+    is checked; a broken one is left out and listed.
     """
 
     source: options.Source
-    """a folder of pictures or videos, a table, a JSON of annotations, a .tar, hf:NAME, or world:KNOB=VALUE,..."""
+    """a folder of pictures or videos, a table, annotations (COCO, Karpathy, Visual Genome, RefCOCO, VQA, GQA, ...),
+    region features, a .tar, hf:NAME, or world:KNOB=VALUE,..."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """folder for the shards"""
     json: bool = False
