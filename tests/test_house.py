@@ -97,3 +97,9 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
                 assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), path
                 if name == "torch.load":
                     assert any(k.arg == "weights_only" for k in node.keywords), path
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Python would take one for the other where both are collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
