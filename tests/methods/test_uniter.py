@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from method_helpers import batch_of, loss_of, public_folders, small, write_tokenizer
+from method_helpers import batch_of, figures, loss_of, public_folders, small, write_tokenizer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from diptych import methods
 from diptych.batch import Batch, Features
+from diptych.encoders.base import EncoderError
 from diptych.encoders.halves import own_bert
 from diptych.methods.fusion import uniter
 from diptych.models.official.uniter import from_official
@@ -341,3 +342,24 @@ def test_paper_preset_has_the_papers_trunk_and_training(tmp_path, monkeypatch) -
         assert (preset.recipe.lr, preset.recipe.betas, preset.recipe.weight_decay) == (5e-5, (0.9, 0.98), 0.01)
     zero_row = 2048  # of the paper's table of masks
     assert counts == {"paper": 109_898_752 - zero_row, "large": 335_695_872 - zero_row}
+
+
+@pytest.mark.shows("E", "uniter")
+@pytest.mark.parametrize(
+    ("task", "judged", "found"),
+    [
+        ("vqa", "vqa", ["vqa accuracy"]),
+        ("retrieval", "pair_retrieval", ["pair_retrieval image_to_text_r1", "pair_retrieval text_to_image_r1"]),
+    ],
+)
+def test_the_tasks_of_its_paper_find_what_it_has_learned(task, judged, found) -> None:
+    rows = figures("uniter", [judged], tasks=(task,), negatives=7)
+    for figure in found:
+        assert rows[figure].value > 2 * rows[figure].chance
+
+
+def test_a_text_encoder_of_one_kind_of_token_is_refused(tmp_path, monkeypatch) -> None:
+    public_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with torch.device("meta"), pytest.raises(EncoderError, match="one kind of token"):
+        uniter.UNITER(uniter.Config(text="hf:roberta-base", region_width=4, region_classes=3))

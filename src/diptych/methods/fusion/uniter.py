@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Features, Sample, Step, Terms
 from diptych.card import Card, Claim
-from diptych.encoders.base import mean_real
+from diptych.encoders.base import EncoderError, mean_real
 from diptych.encoders.halves import TextHalves
 from diptych.encoders.regions import RegionEmbedding
 from diptych.encoders.text import text_encoder
@@ -140,6 +140,8 @@ class UNITER(FusionEncoder):
         self.trunk, self.tokenizer = TextHalves(encoder, text_layers=0), encoder.tokenizer
         self.mask_id, self.special = mask_id(encoder.tokenizer), special_ids(encoder.tokenizer)
         width, words, bert = encoder.width, encoder.vocab_size, self.trunk.encoder.model.config
+        if bert.type_vocab_size < 2:
+            raise EncoderError(f"{config.text!r} knows one kind of token, and regions are a second: take a BERT.")
         self.regions = RegionEmbedding(config.region_width, width)
         self.region_norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(bert.hidden_dropout_prob)
