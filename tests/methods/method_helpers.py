@@ -97,11 +97,11 @@ def learn(method, batch: Batch, steps: int = 150) -> None:
         optimiser.step()
 
 
-def figures(id: str, tasks: Sequence[str], **options) -> dict[str, Row]:
+def figures(id: str, judged: Sequence[str], /, **options) -> dict[str, Row]:
     """'task metric' -> figure, on eight scenes of one object that the method has learned by heart."""
     method, scenes = small(id, **options), world_of(id, 8, objects=(1, 1))
     learn(method, batch_of(method, scenes))
-    rows = evaluate(method, scenes, tasks, train_data=world_of(id, 64, objects=(1, 1)))
+    rows = evaluate(method, scenes, judged, train_data=world_of(id, 64, objects=(1, 1)))
     return {f"{row.task} {row.metric}": row for row in rows}
 
 
