@@ -15,6 +15,7 @@ from diptych import results
 from diptych.app import model_card, report, runs, wording
 from diptych.app.commands import train
 from diptych.app.options import parse
+from diptych.evaluation.tasks import TASKS
 from diptych.results import Row
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -186,3 +187,8 @@ def test_metrics_have_names():
     assert wording.metric_title("text_to_image_r5") == "caption → picture, R@5"
     assert wording.metric_title("image_to_text_median_rank") == "picture → caption, median rank"
     assert wording.metric_title("never_heard_of") == "never heard of"
+    assert all(wording.task_title(name) != name.replace("_", " ").capitalize() for name in set(TASKS) - {"retrieval"})
+    assert wording.metric_title("accuracy_yes_no") == "right choice, yes no"
+    assert wording.metric_title("phrase_r1") == "phrase, first box right"
+    assert wording.metric_title("expression_r5") == "expression, R@5"
+    assert wording.metric_title("bleu_4") == "BLEU-4"

@@ -21,6 +21,7 @@ _TASKS = {
     "linear_probe": "Linear classifier on frozen features",
     "pointing": "Pointing: does a word light up its place in the picture",
     "vqa": "Answers to questions",
+    "masked_words": "Words of the caption that are masked",
     "statements": "Statements about two pictures: true or false",
     "grounding": "Grounding: the box that words name",
     "word_regions": "Words and the regions that they belong to",

@@ -159,9 +159,13 @@ class Bench:
         product = image.pooled @ text.pooled.T
         return all(torch.allclose(matrix.cpu(), product, atol=1e-4) for matrix in self.similarity(image, text))
 
-    def picture(self, key: str, fields: Sequence[str] = SEEN) -> Image.Image:
-        """What a person may look at: the picture, four frames of the video, the two sides, or an empty sheet."""
-        there = [name for name in fields if name in self.data.has][:1]
+    def picture(self, key: str, field: str = "") -> Image.Image:
+        """What a person may look at: the picture, four frames of the video, the two sides, or an empty sheet.
+
+        Of several, `field` is shown, else what the method itself sees.
+        """
+        own = [name for name in SEEN if name in self.method.card.needs]
+        there = [name for name in (field, *own, *SEEN) if name in self.data.has][:1]
         sample = self.data.read(self.index[key], there)
         if there == ["image"]:
             return sample.image  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import torch
 from diptych.card import Grounds
 from diptych.data.dataset import Subset
 from diptych.evaluation import pictures
-from diptych.evaluation.embed import SEEN, Bench
+from diptych.evaluation.embed import Bench
 from diptych.evaluation.measures import Result
 from diptych.evaluation.pairs import Fused
 from diptych.evaluation.pointing import Query, heat_maps, queries
@@ -91,7 +91,7 @@ def draw_statements(bench: Bench, result: Result, folder: Path) -> None:
         key: [pictures.Answer(text, str(truth == bool(right)), str(truth), bool(right))]
         for key, text, truth, right in zip(*columns, strict=True)
     }
-    _draw_answered(bench, by_key, "Statements about two pictures", folder / "statements.png", ("sides",))
+    _draw_answered(bench, by_key, "Statements about two pictures", folder / "statements.png", "sides")
 
 
 def draw_captions(bench: Bench, result: Result, folder: Path) -> None:
@@ -105,10 +105,10 @@ def draw_captions(bench: Bench, result: Result, folder: Path) -> None:
 
 
 def _draw_answered(
-    bench: Bench, by_key: Mapping[str, list[pictures.Answer]], title: str, path: Path, fields: Sequence[str] = SEEN
+    bench: Bench, by_key: Mapping[str, list[pictures.Answer]], title: str, path: Path, field: str = ""
 ) -> None:
     drawn = [list(by_key)[place] for place in np.random.default_rng(0).permutation(len(by_key))[:_QUERIES]]
-    rows = [pictures.Answered(bench.picture(key, fields), _spread(by_key[key])) for key in drawn]
+    rows = [pictures.Answered(bench.picture(key, field), _spread(by_key[key])) for key in drawn]
     pictures.answers(rows, title, _subtitle(bench, "samples drawn at random")).save(path, few_colours=True)
 
 
