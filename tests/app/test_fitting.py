@@ -8,6 +8,7 @@ from diptych.app.fitting import fitted, nouns, ready
 from diptych.batch import MissingField
 from diptych.methods import config_class
 from diptych.recipe import Recipe
+from diptych.world import open_world
 from diptych.world.data import World
 from diptych.world.knobs import Knobs
 
@@ -71,6 +72,17 @@ def test_entities_are_what_captions_name() -> None:
 )
 def test_nouns_end_phrases_that_an_article_or_a_number_begins(caption: str, heads: list[str]) -> None:
     assert nouns(caption) == heads
+
+
+def test_regions_are_found_in_the_sides_of_a_pair() -> None:
+    @dataclass(frozen=True)
+    class Seen:
+        region_width: int = 0
+        region_classes: int = 0
+
+    alone, beside = (fitted("clip", Seen(), open_world(f"{kind}train=8")) for kind in ("", "pairs=true,"))
+    assert alone == beside
+    assert alone.region_width > alone.region_classes > 0
 
 
 def test_data_must_have_what_the_stages_read() -> None:

@@ -115,6 +115,12 @@ def test_an_answer_that_nobody_knows_counts_for_nothing() -> None:
     assert method.loss(batch, Step()).total == 0
 
 
+def test_a_sample_without_questions_asks_nothing() -> None:
+    method = toy(tasks=("vqa",), answers=("red",))
+    views = method.views(Sample("a", {**seen(), "questions": []}), np.random.default_rng(0))
+    assert not views["asked"]
+
+
 def test_each_stage_has_its_loss_and_any_other_name_means_the_first() -> None:
     method = toy(tasks=("referring", "pretrain"))
     text = method.tokenize(["it"])

@@ -57,15 +57,16 @@ def ready(id: str, config: Any, data: Dataset, recipe: Recipe) -> Any:
 
 
 def _spread(data: Dataset, name: str, count: int = LOOK) -> Iterable[Sample]:
-    """About so many samples of those parts of the data that have a field, with this field alone."""
+    """About so many samples of those parts of the data that have a field, or whose sides may, with this field alone."""
     for part in data.parts if isinstance(data, Mixture) else [data]:
-        if name not in part.has:
-            continue
-        for index in np.unique(np.linspace(0, len(part) - 1, min(count, len(part))).astype(int)).tolist():
+        field = name if name in part.has else "sides"
+        indices = np.linspace(0, len(part) - 1, min(count, len(part))).astype(int) if field in part.has else ()
+        for index in np.unique(indices).astype(int).tolist():
             try:
-                yield part.read(index, (name,))
+                sample = part.read(index, (field,))
             except BrokenSample:
                 continue
+            yield from [sample] if field == name else [side for side in sample.sides if name in side]
 
 
 def _most_frequent(words: Iterable[str], most: int) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from diptych.batch import Batch
+from diptych.batch import Batch, Sample
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import PAIRS, Bench, CannotEvaluate, blocks, moved
 from diptych.evaluation.measures import Measure, Result
@@ -56,16 +58,21 @@ def masked_words(bench: Bench) -> Result:
 
 def blanks(bench: Bench) -> list[Blank]:
     """Every word of a caption's spans that is an attribute of the span's object."""
-    found = []
-    for row, sample in enumerate(bench.samples):
-        text, attributes = sample.get("text") or "", sample.get("attributes") or []
-        for start, end, box in sample.get("spans") or []:
-            named = attributes[box] if 0 <= box < len(attributes) else {}
-            for name, word in named.items():
-                there = re.search(rf"\b{re.escape(str(word))}\b", text[start:end])
-                if there:
-                    found.append(Blank(row, text, start + there.start(), start + there.end(), str(name)))
-    return found
+    return [
+        Blank(row, text, start + there.start(), start + there.end(), str(name))
+        for row, sample in enumerate(bench.samples)
+        for text, start, end, named in _spans(sample)
+        for name, word in named.items()
+        if (there := re.search(rf"\b{re.escape(str(word))}\b", text[start:end]))
+    ]
+
+
+def _spans(sample: Sample) -> Iterator[tuple[str, int, int, Mapping[str, Any]]]:
+    """The caption, the characters of each of its spans, and the attributes of the span's object."""
+    text, attributes = sample.get("text") or "", sample.get("attributes") or []
+    for start, end, box in sample.get("spans") or []:
+        if 0 <= box < len(attributes):
+            yield text, start, end, attributes[box]
 
 
 def fill(bench: Bench, asked: list[Blank]) -> np.ndarray:

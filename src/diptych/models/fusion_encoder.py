@@ -188,7 +188,8 @@ class FusionEncoder(nn.Module, Pretrained):
 
     def view_question(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
         """One of the questions: `question`, `question_mask`, `answer_scores` (A,), `asked` (whether it has a score)."""
-        chosen = sample.questions[0 if rng is None else int(rng.integers(len(sample.questions)))]
+        questions = sample.questions or [{"question": ""}]  # asks nothing
+        chosen = questions[0 if rng is None else int(rng.integers(len(questions)))]
         where = {answer: index for index, answer in enumerate(self.config.answers)}
         scores = torch.zeros(len(where))
         for answer, score in soft_scores(chosen.get("answers", ())).items():
