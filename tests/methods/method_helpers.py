@@ -33,7 +33,10 @@ SMALL = {
     "heads": 2,
     "cross_layers": 1,
 }
-OWN = {"alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05}}
+OWN = {
+    "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05},
+    "fiber": {"hidden": 32, "queue": 0},
+}
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4
 """Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""

@@ -205,6 +205,8 @@ PAPER_PARAMETERS = {
     "lxmert": 228_051_752 - (768 * 1536 + 3 * 1536) - (1536 * 9500 + 9500),  # LXRTPretraining, without data to answer
     # AlproForPretrain, whose prompter has six layers and two heads that it never uses
     "alpro": 233_883_429 + 231_165_245 - 42_527_232 - 622_650 - 1_538,
+    # Swin-B, RoBERTa-base without its pooler, cross-attention in six pairs, maps and poolers, tau, two heads
+    "fiber": 86_878_584 + 124_055_040 + 12_607_494 + 13_387_782 + 5_117_952 + 1 + 39_245_913 + 3_074,
 }
 
 

@@ -135,17 +135,17 @@ class VisionTransformer(ImageEncoder):
 
     def forward(self, image: Tensor, edit: Edit | None = None) -> Features:
         """(B, 3, H, W) -> patch tokens (B, P, D), class token (B, D), mask (B, P)."""
-        x, mask = run(self.blocks, self._embedded(image), None, causal=False, edit=edit)
+        x, mask = run(self.blocks, self.embedded(image), None, causal=False, edit=edit)
         self.check_tokens(x)
         x = self.norm_out(x)
         return Features(x[:, 1:], x[:, 0], (all_real(x) if mask is None else mask)[:, 1:])
 
     def pooled(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> class token (B, D); the last layer computes nothing else."""
-        x = self._embedded(image)
+        x = self.embedded(image)
         return self.norm_out(run_to(self.blocks, x, None, torch.zeros(len(x), dtype=torch.long, device=x.device)))
 
-    def _embedded(self, image: Tensor) -> Tensor:
+    def embedded(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1 + P, D), what the first layer gets."""
         x = self.patches(self.pixels(image)).flatten(2).transpose(1, 2)  # (B, P, D)
         x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)  # (B, 1 + P, D)

@@ -47,7 +47,9 @@ class GatedCross(nn.Module):
 
 
 @contextmanager
-def inside(place: nn.Module, cross: nn.Module, context: Tensor, mask: Tensor | None = None) -> Iterator[None]:
+def inside(
+    place: nn.Module, cross: nn.Module, context: Tensor, mask: Tensor | None = None, channels: int = -1
+) -> Iterator[None]:
     """While it is entered, what `place` returns has passed through `cross(x, context, mask)`.
 
     `place` may work on windows of a picture, (B * windows, T, D): each token attends to the whole context of its own
@@ -59,13 +61,26 @@ def inside(place: nn.Module, cross: nn.Module, context: Tensor, mask: Tensor | N
         cross: such as `GatedCross`.
         context: (B, K, C), what is attended.
         mask: (B, K) bool, True where it may be attended; None is all.
+        channels: the dimension of the output that is D: 1 where a stage of a convolutional network returns
+            (B, D, H, W), all of whose positions then attend to the context.
     """
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        tokens = output.reshape(len(context), -1, output.shape[-1])  # (B, windows * T, D)
-        return cross(tokens, context, mask).reshape(output.shape)
+        last = output.movedim(channels, -1)
+        tokens = last.reshape(len(context), -1, last.shape[-1])  # (B, windows * T, D)
+        return cross(tokens, context, mask).reshape(last.shape).movedim(-1, channels)
 
     handle = place.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def without(module: nn.Module) -> Iterator[None]:
+    """While it is entered, `module` returns its first argument as it is: a norm is left out."""
+    handle = module.register_forward_hook(lambda module, args, output: args[0])
     try:
         yield
     finally:

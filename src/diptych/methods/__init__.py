@@ -28,6 +28,7 @@ IDS: dict[str, str] = {
     "uniter": "diptych.methods.fusion.uniter",
     "lxmert": "diptych.methods.fusion.lxmert",
     "alpro": "diptych.methods.fusion.alpro",
+    "fiber": "diptych.methods.fusion.fiber",
 }
 
 

@@ -10,10 +10,13 @@ Letters: B pairs of this process, C = world * B, Q rows of the queue that are fi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from diptych.batch import Gather
+from diptych.batch import Batch, Features, Gather
 from diptych.objectives.contrastive import ALONE, exact, info_nce_from_logits, precise
 
 
@@ -54,6 +57,73 @@ class Queue(nn.Module):
         where = (start + torch.arange(len(x), device=x.device)) % len(self.rows)
         self.rows[where] = x
         self.pushed.fill_(start + len(x))
+
+
+class PairQueue(nn.Module):
+    """Features of earlier pairs of images and texts, and the newest of these pairs themselves.
+
+    Hard negatives are drawn by the features, and then have to be encoded with their partner, so what they are made of
+    is needed: FIBER keeps that of all 4,096 pairs, 7 GB of pictures of 384 pixels; here only `kept` are.
+
+    Args:
+        size: pairs whose features are kept.
+        width: of the features.
+        kept: pairs that are kept themselves, at most `size`.
+        side: of their pictures, in pixels.
+        context: longest text.
+        noise: the features begin as noise of norm sqrt(width) that counts, as in FIBER's code; else as an empty queue.
+    """
+
+    def __init__(self, size: int, width: int, kept: int, side: int, context: int, noise: bool = False) -> None:
+        super().__init__()
+        kept = min(kept, size)
+        self.image, self.text = Queue(size, width), Queue(size, width)
+        self.pictures = Queue(kept, 3, side, side, dtype=torch.uint8)
+        self.ids = Queue(kept, context, dtype=torch.int64)
+        self.masks = Queue(kept, context, dtype=torch.bool)
+        for queue in (self.image, self.text) if noise else ():
+            queue.rows.normal_()
+            queue.pushed.fill_(size)
+
+    def push(self, image: Tensor, text: Tensor, batch: Batch, gather: Gather = ALONE) -> None:
+        """Takes in the features (B, D) of a batch, and its `image`, `text` and `text_mask`."""
+        self.image.push(image, gather)
+        self.text.push(text, gather)
+        room = self.ids.rows.shape[1] - batch.text.shape[1]  # texts of all processes have one length
+        rows = (batch.image, F.pad(batch.text, (0, room)), F.pad(batch.text_mask, (0, room)))
+        for queue, row in zip((self.pictures, self.ids, self.masks), rows, strict=True):
+            if len(queue.rows):
+                queue.push(row, gather)
+
+    def at_hand(self, logits: Tensor, gather: Gather = ALONE) -> Tensor:
+        """(B, C + Q) logits -> (B, B + S): of this process's own pairs, and of those that are kept."""
+        return torch.cat([own_columns(logits, gather), logits[:, gather.world * len(logits) + self.columns()]], dim=1)
+
+    def columns(self) -> Tensor:
+        """(S,) int64, at which rows of the features those of the S pairs are that are kept."""
+        kept, pushed = len(self.pictures.rows), int(self.pictures.pushed)
+        rows = torch.arange(min(kept, pushed), device=self.pictures.rows.device)
+        return (pushed - 1 - (pushed - 1 - rows) % max(kept, 1)) % len(self.image.rows)
+
+    def take(self, own: Features, rows: Tensor, encode: Callable[[Batch], Features]) -> Features:
+        """Rows of a batch's features; those from B on are kept pairs, by their index, which `encode` is called for."""
+        size = len(own.tokens)
+        old = rows >= size
+        if not bool(old.any()):
+            return own.take(rows)
+        kept = (self.pictures, self.ids, self.masks)
+        named = zip(("image", "text", "text_mask"), kept, strict=True)
+        more = encode(Batch({name: queue.rows[rows[old] - size] for name, queue in named}))
+        length = max(own.tokens.shape[1], more.tokens.shape[1])
+        tokens = [F.pad(one.tokens, (0, 0, 0, length - one.tokens.shape[1])) for one in (own, more)]
+        mask = [F.pad(one.mask, (0, length - one.mask.shape[1])) for one in (own, more)]
+        both = Features(torch.cat(tokens), torch.cat([own.pooled, more.pooled]), torch.cat(mask))
+        return both.take(torch.where(old, size - 1 + old.cumsum(0), rows))
+
+
+def own_columns(logits: Tensor, gather: Gather = ALONE) -> Tensor:
+    """(B, C + Q) logits -> (B, B): of the keys of this process."""
+    return logits[:, gather.rank * len(logits) :][:, : len(logits)]
 
 
 def queue_info_nce(
