@@ -18,9 +18,9 @@ def test_unknown_image_encoder(name: str) -> None:
         image_encoder(name, size=32)
 
 
-@pytest.mark.parametrize("name", ["", "bert", "timm:vit", "packaged:clip"])
+@pytest.mark.parametrize("name", ["", "brt", "timm:vit", "packaged:clip"])
 def test_unknown_text_encoder(name: str) -> None:
-    with pytest.raises(EncoderError, match=r"write one of transformer, hf:NAME"):
+    with pytest.raises(EncoderError, match=r"write one of transformer, bert, hf:NAME"):
         text_encoder(name)
 
 

@@ -8,13 +8,12 @@ that the processes compute by themselves, for each of the tasks and in each way 
 import copy
 
 import torch
-from method_helpers import DRAWS, batch_of, first_stage, small
+from method_helpers import DRAWS, batch_of, first_stage, small, world_of
 from torch.testing import assert_close
 
 from diptych import methods
 from diptych.batch import Batch, Step
 from diptych.training.distributed import Place, join, part_of_batch, rows, unwrapped, whole, wrap
-from diptych.world.data import World
 
 SIZES = {"image_width": 16, "text_width": 16, "embed": 8, "image_size": 16}
 B = 8
@@ -60,7 +59,7 @@ def seed(step: Step, place: Place) -> None:
 def compare(id: str, tile: int) -> None:
     place = join("cpu")
     method = small(id, **SIZES, tile=tile)
-    batch = batch_of(method, World(size=B), B)
+    batch = batch_of(method, world_of(id, B), B)
     half = rows(batch, place.rank * B // 2, (place.rank + 1) * B // 2)
     contrastive = methods.card(id).family == "contrastive"
     for index in range(1 if contrastive else DRAWS):
