@@ -327,11 +327,11 @@ def test_writes_captions_that_it_has_learned_and_of_the_picture_that_it_sees() -
     method = small("fiber", tasks=("caption",), image_width=64, text_width=64, gate=1.0)
     scenes = World(size=4, knobs=Knobs(objects=(1, 1)))
     batch = batch_of(method, scenes, 4)
-    learn(method, batch, 250)
+    learn(method.eval(), batch, 250)  # no dropout: its masks come round again and would tell the texts apart
     with torch.no_grad():
-        written = method.eval().caption(method.encode_image(batch))
-    right = [scenes.read(index, ("text",)).text == text for index, text in enumerate(written)]
-    assert sum(right) >= 3  # one that does not see says the same of all four, and is right once
+        written = method.caption(method.encode_image(batch))
+    assert written == [scenes.read(index, ("text",)).text for index in range(4)]
+    assert len(set(written)) == 4  # one that does not see says the same of all
 
 
 def test_the_teacher_of_gold_is_an_earlier_copy_that_is_renewed_and_never_learns() -> None:
