@@ -350,3 +350,17 @@ def test_the_teacher_of_gold_is_an_earlier_copy_that_is_renewed_and_never_learns
     assert torch.equal(method.teacher.word_head[1].weight, latest)
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
     assert method.copied == 1005
+
+
+@pytest.mark.shows("F", "fiber")
+def test_the_cider_stage_draws_captions_that_all_captions_of_their_picture_judge() -> None:
+    method = small("fiber", tasks=("caption", "cider"), gate=1.0, longest=6)
+    stage = method.stages(Recipe())[1]
+    assert stage.needs == ("image", "texts")
+    scenes = World(size=4)
+    batch = batch_of(method, scenes, 4, stage)
+    assert batch.references == [scenes.read(index, ("texts",)).texts for index in range(4)]
+    terms = method.eval().loss(batch, Step(stage="cider"))
+    assert_close(terms["caption"], 0.3 * method.loss(batch, Step(stage="caption"))["caption"])
+    terms["cider"].backward()
+    assert method.towers.image.encoder.patches.weight.grad.abs().max() > 0

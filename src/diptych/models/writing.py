@@ -23,6 +23,8 @@ class WritingConfig:
     """captions that are followed at a time when one is written"""
     longest: int = 50
     """tokens of the longest caption that is written"""
+    tries: int = 5
+    """captions of each picture that are drawn and rewarded in the task cider"""
 
 
 NextWord = Callable[[Tensor, Tensor], Tensor]

@@ -6,14 +6,13 @@ at 0 (Section 3.1). With the gates left out the network is a dual encoder, with 
 
 Tasks: `coarse` (contrast with a queue, matching with hard negatives, masked words; Section 3.2), then whatever is
 learned of it: `fine` (boxes for phrases; Section 3.3), `referring`, `vqa`,
-`nlvr2`, `retrieval`, `caption` and `gold` (captions).
+`nlvr2`, `retrieval`, `caption`, `gold` and `cider` (captions).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,15 +25,15 @@ from diptych.encoders.base import all_real
 from diptych.encoders.words import mask_id, special_ids
 from diptych.fusion import CrossLayer, CrossPair, initialise
 from diptych.models.box_finder import BoxConfig, box_finder
+from diptych.models.captioner import caption_loss, rewarded_loss, weighed_loss, written
 from diptych.models.fusion_encoder import Fused, FusionEncoder, Loss
 from diptych.models.joint_space import JointSpace, pooler
 from diptych.models.official.fiber import from_official
 from diptych.models.paired_config import PairedConfig, paired_towers, spread, view_picture
-from diptych.models.writing import WritingConfig, beam_search
+from diptych.models.writing import WritingConfig
 from diptych.objectives.answers import AnswerHead
-from diptych.objectives.captioning import gold_loss, gold_weights, log_chances, next_words
 from diptych.objectives.contrastive import info_nce_from_logits
-from diptych.objectives.masked import IGNORE, candidates, choose, labelled_cross_entropy, replace_tokens
+from diptych.objectives.masked import candidates, choose, labelled_cross_entropy, replace_tokens
 from diptych.objectives.matching import Pairs as Drawn, hard_pairs, matching_loss
 from diptych.objectives.queue import PairQueue, own_columns, queue_logits
 from diptych.objectives.tied import transform
@@ -74,7 +73,7 @@ CARD = Card(
 )
 
 
-FINDS, WRITES = {"fine", "referring"}, {"caption", "gold"}
+FINDS, WRITES = {"fine", "referring"}, {"caption", "gold", "cider"}
 COPIED_EVERY = 1000
 """steps after which the earlier copy is renewed"""
 
@@ -157,12 +156,14 @@ class FIBER(FusionEncoder):
         return AnswerHead(width, answers, hidden=width, norm_first=True, eps=1e-5)
 
     def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """As of any fusion encoder; with boxes, a text that names them, and which tokens name which."""
+        """As of any fusion encoder; with boxes, a text that names them, and which tokens name which; `references`."""
         seen = super().views(sample, rng)
         if "boxes" in sample and "texts" not in sample and {"spans", "phrases"} & set(sample):
             text, spans = grounded(sample, self.config.names, rng)
             seen |= self._read("text", text)
             seen |= named_boxes(sample, spans, self.token_offsets([text])[0], self.config.most_boxes)
+        if "cider" in self.config.tasks and "texts" in sample:
+            seen["references"] = list(sample.texts)
         return seen
 
     # -- the three ways of running it ----------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class FIBER(FusionEncoder):
         """Task -> its loss."""
         usual = {name: loss for name, loss in super().losses.items() if name != "pretrain"}
         own = {"coarse": self.coarse, "fine": self.fine, "referring": self.refer, "retrieval": self.retrieve}
-        return {**usual, **own, "caption": self.next_words, "gold": self.gold}
+        return {**usual, **own, "caption": self.caption_words, "gold": self.gold, "cider": self.cider}
 
     def coarse(self, batch: Batch, step: Step) -> Terms:
         """Contrast, matching and masked words (Section 3.2), each of weight 1."""
@@ -283,14 +284,9 @@ class FIBER(FusionEncoder):
         logits: Tensor = self.word_head(self.text_map(self.towers.write(seen, ids, mask)))
         return logits
 
-    def next_word(self, seen: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
-        """Logits (N, V) of what follows texts (N, T), each about one of the pictures, by `rows` (N,)."""
-        return self.write(seen[rows], ids, torch.ones_like(ids, dtype=torch.bool))[:, -1]
-
-    def next_words(self, batch: Batch, step: Step) -> Terms:
+    def caption_words(self, batch: Batch, step: Step) -> Terms:
         """Cross-entropy of each next word of a caption."""
-        logits = self.write(self.seen(self.encode_image(batch)), batch.text, batch.text_mask)
-        return Terms(caption=labelled_cross_entropy(logits, next_words(batch.text, batch.text_mask)))
+        return Terms(caption=caption_loss(self, self.seen(self.encode_image(batch)), batch))
 
     def gold(self, batch: Batch, step: Step) -> Terms:
         """The same, weighed by how likely the words were to an earlier copy of this model (GOLD)."""
@@ -299,13 +295,15 @@ class FIBER(FusionEncoder):
             own = self.state_dict()
             self.teacher.load_state_dict({name: own[name] for name in self.teacher.state_dict()})
             self.copied.fill_(step.index)
-        labels = next_words(batch.text, batch.text_mask)
         with torch.no_grad():
             teacher = self.teacher.eval()
             before = teacher.write(teacher.seen(teacher.encode_image(batch)), batch.text, batch.text_mask)
-            weights = gold_weights(log_chances(before, labels).exp(), labels != IGNORE)
-        logits = self.write(self.seen(self.encode_image(batch)), batch.text, batch.text_mask)
-        return Terms(gold=gold_loss(logits, labels, weights, self.config.official))
+        seen = self.seen(self.encode_image(batch))
+        return Terms(gold=weighed_loss(self, seen, before, batch, self.config.official))
+
+    def cider(self, batch: Batch, step: Step) -> Terms:
+        """The same with a weight of 0.3, and captions of its own that are rewarded by CIDEr-D with one of 0.7."""
+        return rewarded_loss(self, self.seen(self.encode_image(batch)), batch)
 
     def masked_words(self, image: Features, batch: Batch) -> Tensor:
         """BERT's masking, guessed from the fused text."""
@@ -349,12 +347,7 @@ class FIBER(FusionEncoder):
 
     def caption(self, image: Features) -> list[str]:
         """The best of `beams` captions of each image, by the mean log probability of its words."""
-        seen = self.seen(image)
-        ids, _ = self.tokenizer.encode([""])  # start and end
-        starts = ids[0, :1].expand(len(seen)).to(seen.device)
-        longest = min(self.config.longest, self.towers.text.encoder.context)
-        found = beam_search(partial(self.next_word, seen), starts, int(ids[0, -1]), self.config.beams, longest)
-        return [self.tokenizer.backend.decode(row).strip() for row in found.tolist()]
+        return written(self, self.seen(image))
 
     def locate(self, image: Features, text: Features, about: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes for the tokens that are asked for (B, N, 4), best first, and their scores (B, N)."""
