@@ -80,4 +80,4 @@ if __name__ == "__main__":
     for id in methods.IDS:
         for tile in (0, 3) if methods.card(id).family == "contrastive" else (0,):
             compare(id, tile)
-    print("equal")
+    print("equal\n", end="", flush=True)  # in one piece: the other process writes to the same pipe
