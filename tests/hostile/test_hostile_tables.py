@@ -223,6 +223,12 @@ def test_dates_beyond_the_calendar(tmp_path, source):
     assert len(broken(tmp_path)) == 1
 
 
+def test_a_parquet_whose_columns_have_names_of_broken_unicode(tmp_path, source):
+    table = parquet(source, caption=["a"])
+    table.write_bytes(table.read_bytes().replace(b"caption", b"capt\x80on"))
+    assert "no rows that can be read" in pack(tmp_path, table).sentence
+
+
 @pytest.mark.parametrize("cut", [-4, -20, 30, 4])
 def test_a_table_that_is_cut_short(tmp_path, source, cut):
     table = parquet(source, caption=["a"])

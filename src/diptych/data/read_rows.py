@@ -128,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for number, row in enumerate(rows, start=1):
                 place = f"{path.name}:{number}"
                 yield BrokenSample(place, row) if isinstance(row, str) else (place, row)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last from names of columns
         yield BrokenSample(path.name, f"the table cannot be read to its end ({error})")
 
 
