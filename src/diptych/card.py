@@ -6,7 +6,7 @@ for it. `isinstance(method, EmbedsImages)` is the whole mechanism.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -233,6 +233,35 @@ class Captions(EncodesPairs, Protocol):
 
     def caption(self, image: Features) -> list[str]:
         """Encoded images -> a caption for each."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Writes what follows a prompt, about what is seen; `image=None` is the model that sees nothing."""
+
+    prompts: Mapping[
+        str, str
+    ]  # task -> prompt, `{}` stands for the question: "caption", "question", "choice", "yes_no"
+
+    def encode_image(self, batch: Batch) -> Features:
+        """What is seen -> tokens (B, P, C), pooled (B, C), mask (B, P): the part that no prompt changes."""
+        ...
+
+    def respond(self, image: Features | None, prompts: Sequence[str], longest: int = 32, beams: int = 1) -> list[str]:
+        """B prompts -> what is written after each, of at most `longest` tokens; with one beam the likeliest token."""
+        ...
+
+    def likelihood(
+        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """B prompts, B answers -> (B,) sum of the log probabilities of an answer's tokens, (B,) how many they are."""
+        ...
+
+    def token_likelihood(
+        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[list[tuple[int, int, float]]]:
+        """For each token of each answer: the characters (start, end) that it covers, and its log probability."""
         ...
 
 
