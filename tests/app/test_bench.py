@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -102,6 +103,30 @@ def test_the_limit_of_each_turn_is_measured_in_that_turn() -> None:
 def test_memory_is_what_a_step_takes_beside_its_inputs() -> None:
     alone = measured([], memory=(partial(measuring._bytes, Form(hold), "cpu"), False)).forms["ours"].bytes
     assert MEGABYTES * 2**20 <= alone < (MEGABYTES + 8) * 2**20
+
+
+def sign(page: Path):
+    """A step that writes down in which process it is, and how many it has been."""
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        with page.open("a") as file:
+            file.write(f"{os.getpid()} {count}\n")
+
+    return step
+
+
+def test_forms_apart_live_in_processes_of_their_own(tmp_path) -> None:
+    forms = {name: Form(partial(sign, tmp_path / name), memory=False) for name in ("ours", "theirs")}
+    result = measure(Case("A case", forms, [Aim("time", "ours", "theirs")], repeats=2, apart=True))
+    lines = [(tmp_path / name).read_text().splitlines() for name in forms]
+    owners = [{line.split()[0] for line in own} for own in lines]
+    assert [[line.split()[1] for line in own] for own in lines] == [["1", "2", "3"]] * 2  # one to warm up
+    assert [len(own) for own in owners] == [1, 1]
+    assert len({*owners[0], *owners[1], str(os.getpid())}) == 3
+    assert all(form.seconds > 0 for form in result.forms.values())
 
 
 def test_rates_are_operations_and_bytes_a_second(monkeypatch) -> None:

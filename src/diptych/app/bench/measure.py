@@ -14,8 +14,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +70,7 @@ class Case:
     """Forms that are compared: the first is ours.
 
     `units` are the things that a step handles, by the name `unit`; `repeats` are the turns, one to warm up left out.
+    Forms that change how their process works, by how it holds its memory, are timed `apart`: each in its own process.
     """
 
     title: str
@@ -78,6 +80,7 @@ class Case:
     units: float = 1.0
     repeats: int = 5
     limit: Limit | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,16 +153,39 @@ def _outcome(aim: Aim, figures: Mapping[str, Sequence[float]]) -> Outcome:
 
 def _turns(case: Case, device: str, clock: Clock) -> tuple[dict[str, list[float]], list[float]]:
     """Seconds of each form in each turn, and those that the machine's limit allows in that turn."""
-    steps = {name: form.make() for name, form in case.forms.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():  # warms up
-        step()
+    seconds: dict[str, list[float]] = {name: [] for name in case.forms}
     limits = []
-    for _ in range(case.repeats):
-        for name, step in steps.items():
-            seconds[name].append(timed(step, device, clock))
-        limits.append(case.limit.seconds() if case.limit else math.nan)
+    with ExitStack() as processes:
+        turns = {name: _turn(form, case.apart, device, clock, processes) for name, form in case.forms.items()}
+        for turn in turns.values():  # warms up
+            turn()
+        for _ in range(case.repeats):
+            for name, turn in turns.items():
+                seconds[name].append(turn())
+            limits.append(case.limit.seconds() if case.limit else math.nan)
     return seconds, limits
+
+
+def _turn(form: Form, apart: bool, device: str, clock: Clock, processes: ExitStack) -> Callable[[], float]:
+    """What takes one step of a form and returns its seconds, here or in a process that lives as long as `processes`."""
+    if not apart:
+        return partial(timed, form.make(), device, clock)
+    pool = multiprocessing.get_context("spawn").Pool(1, _prepare, (form.make,))
+    processes.callback(pool.join)
+    processes.callback(pool.terminate)
+    return partial(pool.apply, _timed_here, (device,))
+
+
+_prepared: list[Step] = []
+"""the step of the form whose process this is"""
+
+
+def _prepare(make: Callable[[], Step]) -> None:
+    _prepared[:] = [make()]
+
+
+def _timed_here(device: str) -> float:
+    return timed(_prepared[0], device)
 
 
 def timed(step: Step, device: str = "cpu", clock: Clock = time.perf_counter) -> float:

@@ -2,8 +2,8 @@
 
 Ours is `clip --preset paper`, one turn of the trainer's own loop: normalising of pictures, loss, backward pass,
 clipping of the gradient, AdamW. Theirs is the step of `open_clip_train.train` with its defaults (AdamW as its `main`
-makes it, no clipping, pictures that its loader has normalised), without its logging. Both run in one process, so
-theirs too profits from freed memory that our trainer keeps (`training.memory`).
+makes it, no clipping, pictures that its loader has normalised), without its logging. Each runs in a process of its own,
+as ours keeps freed memory for the whole process (`training.memory`) and theirs does not.
 
 At our defaults texts are as long as the longest of the batch, which changes no feature; open_clip always computes 77
 tokens. Both are in the precision that the device computes natively, `--precision amp_bf16` or `fp32` of open_clip: its
@@ -79,6 +79,7 @@ def _case(options: Options, title: str, chosen: Precision, length: int, aim: flo
         units=options.batch,
         repeats=options.repeats,
         limit=Limit("the matrix products of our step", seconds),
+        apart=True,
     )
 
 
