@@ -39,6 +39,7 @@ def test_adaptive_pooling_by_hand() -> None:
     assert (two.tokens, two.of) == (3, 6)
     assert two(x).flatten().tolist() == [1.5, 2.5, 3.5]
     assert AdaptivePool((2, 3), (2, 2))(x).flatten().tolist() == [0.5, 1.5, 3.5, 4.5]  # columns 0-1 and 1-2
+    assert two.to(torch.float64)(x.double()).dtype == torch.float64
     three = AdaptivePool((3, 1, 2), (1, 1, 2))  # three frames of 0 1, 2 3, 4 5
     assert three(x).flatten().tolist() == [2.0, 3.0]
 

@@ -110,11 +110,11 @@ class AdaptivePool(Connector):
     def __init__(self, shape: Sequence[int], to: Sequence[int]) -> None:
         super().__init__(math.prod(to), math.prod(shape))
         _check("cells", shape, to)
-        self.shape, self.to = _three(shape), _three(to)
+        self.shape, self.cells = _three(shape), _three(to)  # `to` is a method of every module
 
     def connect(self, tokens: Tensor, mask: Tensor | None, instruction: Features | None) -> Tensor:
         """(B, P, C) -> (B, Q, C)."""
-        return _row(F.adaptive_avg_pool3d(_grid(tokens, self.shape), self.to))
+        return _row(F.adaptive_avg_pool3d(_grid(tokens, self.shape), self.cells))
 
 
 class AveragePool(Connector):
@@ -174,9 +174,10 @@ def _check(what: str, shape: Sequence[int], sides: Sequence[int]) -> None:
         )
 
 
-def _three(sides: Sequence[int]) -> tuple[int, ...]:
+def _three(sides: Sequence[int]) -> tuple[int, int, int]:
     """A grid of one frame where there is none."""
-    return (*(1,) * (3 - len(sides)), *sides)
+    frames, rows, columns = sides if len(sides) == 3 else (1, *sides)
+    return frames, rows, columns
 
 
 def _grid(tokens: Tensor, shape: Sequence[int]) -> Tensor:
