@@ -23,7 +23,7 @@ def test_rows_by_hand() -> None:
 
 def test_the_plan_by_hand() -> None:
     packed = pack([2, 3, 1], width=4)
-    assert packed.index.tolist() == [[4, 5, 6], [0, 1, 8]]
+    assert packed.source.tolist() == [[4, 5, 6], [0, 1, 8]]
     assert packed.sequence.tolist() == [[1, 1, 1], [0, 0, 2]]
     assert packed.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
     assert packed.padding == 0
@@ -35,7 +35,7 @@ def test_what_lies_nowhere_is_padding() -> None:
     values = torch.arange(9).view(3, 3)
     assert packed.take(values, IGNORE).tolist() == [[0, 1, 2], [3, 4, IGNORE], [6, 7, IGNORE]]
     assert packed.take(values[:, :, None], 0).shape == (3, 3, 1)
-    assert packed.padding == pytest.approx(2 / 9)
+    assert packed.padding.item() == pytest.approx(2 / 9)
     assert packed.mask.any(-1).all()  # attention over nothing at all would be no number
 
 
@@ -44,10 +44,10 @@ def test_every_token_lies_in_one_place(budget: int) -> None:
     packed = pack(LENGTHS, 9, budget)
     real = packed.sequence != NOTHING
     expected = [9 * one + place for one, length in enumerate(LENGTHS) for place in range(length)]
-    assert sorted(packed.index[real].tolist()) == expected
-    assert packed.index.shape[1] <= max(budget, 9)
-    assert torch.equal(packed.index[real] % 9, packed.positions[real])
-    assert torch.equal(packed.index[real] // 9, packed.sequence[real])
+    assert sorted(packed.source[real].tolist()) == expected
+    assert packed.source.shape[1] <= max(budget, 9)
+    assert torch.equal(packed.source[real] % 9, packed.positions[real])
+    assert torch.equal(packed.source[real] // 9, packed.sequence[real])
 
 
 def tiny(name: str, attention: str = "sdpa"):
@@ -100,7 +100,7 @@ def test_blocks_of_flex_attention_show_what_the_mask_shows() -> None:
 
     packed = pack(LENGTHS, 9, 12)
     blocks = mask_for(packed, "flex_attention")
-    shown = create_mask(blocks.mask_mod, len(packed.index), 1, *2 * packed.index.shape[1:], device="cpu")
+    shown = create_mask(blocks.mask_mod, len(packed.source), 1, *2 * packed.source.shape[1:], device="cpu")
     assert torch.equal(shown, packed.mask)
 
 

@@ -23,18 +23,18 @@ NOTHING = -1
 class Packed(NamedTuple):
     """Where the tokens of B sequences lie in R rows.
 
-    index: (R, L) int64, the place of each token in (B, T), row by row; 0 where there is none.
+    source: (R, L) int64, where each token stands among (B * T); 0 where there is none.
     sequence: (R, L) int64, the number of its sequence, NOTHING where there is none.
     positions: (R, L) int64, its place within its sequence.
     """
 
-    index: Tensor
+    source: Tensor
     sequence: Tensor
     positions: Tensor
 
     def take(self, values: Tensor, nothing: float | None = None) -> Tensor:
         """(B, T, ...) -> (R, L, ...), with `nothing` where a row has no token, or anything if that is None."""
-        found = values.flatten(0, 1).index_select(0, self.index.flatten()).unflatten(0, self.index.shape)
+        found = values.flatten(0, 1).index_select(0, self.source.flatten()).unflatten(0, self.source.shape)
         if nothing is None:
             return found
         empty = (self.sequence == NOTHING).view(*self.sequence.shape, *(1,) * (values.ndim - 2))
@@ -47,9 +47,9 @@ class Packed(NamedTuple):
         return same.tril()[:, None]
 
     @property
-    def padding(self) -> float:
-        """The share of positions without a token."""
-        return 1 - float((self.sequence != NOTHING).float().mean())
+    def padding(self) -> Tensor:
+        """The share of positions without a token, a scalar."""
+        return (self.sequence == NOTHING).float().mean()
 
 
 def pack(lengths: Sequence[int], width: int, budget: int = 1, device: torch.device | str = "cpu") -> Packed:
@@ -63,15 +63,15 @@ def pack(lengths: Sequence[int], width: int, budget: int = 1, device: torch.devi
     """
     rows = filled(lengths, max(budget, *lengths))
     longest = max(sum(lengths[one] for one in row) for row in rows)
-    index, sequence, positions = (np.full((len(rows), longest), empty) for empty in (0, NOTHING, 0))
+    source, sequence, positions = (np.full((len(rows), longest), empty) for empty in (0, NOTHING, 0))
     for number, row in enumerate(rows):
         ends = np.cumsum([lengths[one] for one in row])
         for one, end in zip(row, ends.tolist(), strict=True):
             there = slice(end - lengths[one], end)
-            index[number, there] = one * width + np.arange(lengths[one])
+            source[number, there] = one * width + np.arange(lengths[one])
             sequence[number, there] = one
             positions[number, there] = np.arange(lengths[one])
-    return Packed(*(torch.from_numpy(values).to(device, non_blocking=True) for values in (index, sequence, positions)))
+    return Packed(*(torch.from_numpy(values).to(device, non_blocking=True) for values in (source, sequence, positions)))
 
 
 def filled(lengths: Sequence[int], budget: int) -> list[list[int]]:
