@@ -228,8 +228,12 @@ class ProbesTokens(EncodesPairs, Protocol):
 
 
 @runtime_checkable
-class Captions(EncodesPairs, Protocol):
+class Captions(Protocol):
     """Says in words what is seen."""
+
+    def encode_image(self, batch: Batch) -> Features:
+        """As in `EncodesPairs`."""
+        ...
 
     def caption(self, image: Features) -> list[str]:
         """Encoded images -> a caption for each."""

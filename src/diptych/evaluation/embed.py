@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.batch import Batch, Features, Sample
-from diptych.card import EmbedsImages, EncodesPairs, JudgesStatements
+from diptych.card import EmbedsImages, EncodesPairs, Generates, JudgesStatements
 from diptych.data.dataset import Dataset
 from diptych.data.loader import Loader
 from diptych.evaluation.canvas import PAPER, tiled
@@ -319,7 +319,7 @@ def _spaces(method: Any, data: Dataset) -> set[Space]:
     found: set[Space] = set()
     if isinstance(method, EmbedsImages):
         found.add("joint")
-    if isinstance(method, EncodesPairs):
+    if isinstance(method, EncodesPairs | Generates):
         found.add("fusion")
     if isinstance(method, JudgesStatements) and "sides" in data.has:
         found.add("sides")

@@ -1,0 +1,301 @@
+"""Language models that see: a vision encoder, a connector, a causal language model; what all of them share.
+
+What is seen becomes tokens in the sequence of words, at any place of it. A method says which connector there is, what
+its tasks learn (`losses`) and which parts train in them (`stage`). The skeleton makes conversations, captions and texts
+of samples into sequences, trains one task after the other as the stages of one run, and is what evaluations meet.
+
+A medium is a picture or a frame. Features of what a sample shows are those of its media, one after the other: M media
+of P' tokens each are (B, M * P', C); a connector that takes a whole clip at a time takes P' of all its frames.
+
+Letters: B samples, M media of a sample, P tokens of a medium for the language model, T tokens of a sequence, D width of
+the language model, C width of the encoder, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.batch import Batch, Features, Sample, Step, Terms
+from diptych.card import Card
+from diptych.config import nearest
+from diptych.encoders import image_encoder
+from diptych.encoders.language import LanguageModel, language_model
+from diptych.models.generation import answers_to, chances
+from diptych.models.pretrained import Pretrained
+from diptych.models.start import State, start_from
+from diptych.objectives.contrastive import exact
+from diptych.recipe import Recipe, Stage
+from diptych.views import image as picture, text as words, video as clip
+from diptych.views.conversations import IGNORE, TEMPLATES, Turn, sequence
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "instruct": ("image", "conversation"),
+    "video": ("video", "conversation"),
+}
+"""What the usual tasks read of a sample; others read what the card says."""
+
+PROMPTS = {"caption": "", "question": "{}", "choice": "{}", "yes_no": "{}"}
+
+Loss = Callable[[Batch, Step], Terms]
+
+
+@dataclass(frozen=True)
+class GenerativeConfig:
+    """What all language models that see can be told. Sizes count only for our own `vit` and `own`."""
+
+    image: str = "vit"
+    """image tower: vit, timm:NAME, hf:NAME_OR_PATH, open_clip:NAME/TAG or packaged:NAME"""
+    image_size: int = 64
+    """side of the square picture, in pixels"""
+    image_width: int = 128
+    """width of our own ViT"""
+    image_layers: int = 3
+    """layers of our own ViT"""
+    image_heads: int = 4
+    """attention heads of our own ViT"""
+    patch: int = 8
+    """side of a patch of our own ViT, in pixels"""
+    frames: int = 4
+    """frames that are taken of a clip"""
+    language: str = "own"
+    """language model: own, hf:NAME_OR_PATH or packaged:smollm2"""
+    width: int = 128
+    """width of our own language model"""
+    layers: int = 4
+    """layers of our own language model"""
+    heads: int = 4
+    """attention heads of our own language model"""
+    context: int = 256
+    """longest sequence, in tokens, those of pictures included"""
+    template: str = "plain"
+    """how conversations are written: plain, vicuna or chatml"""
+    tasks: tuple[str, ...] = ("pretrain",)
+    """what is trained, one after the other: `text pretrain instruct`"""
+    task_shares: tuple[float, ...] = ()
+    """share of the run's samples that each of them gets; none: equal shares"""
+    task_data: tuple[str, ...] = ()
+    """name of the data set, of several, that each of them trains on, or `all`; none: all of them on all"""
+    start: str = ""
+    """folder of a run or of a saved method, or file of an official checkpoint, whose weights it begins with"""
+    freeze: tuple[str, ...] = ()
+    """regular expressions; parameters whose names match do not train"""
+
+
+class GenerativeVLM(nn.Module, Pretrained):
+    """A method calls `begin` last in its `__init__`, when its connector is made."""
+
+    card: ClassVar[Card]
+    prompts: Mapping[str, str] = PROMPTS
+    connector: Any
+
+    def __init__(self, config: GenerativeConfig, *, weights: bool = True) -> None:
+        super().__init__()
+        self.config: Any = config
+        if config.template not in TEMPLATES:
+            raise ValueError(nearest(config.template, TEMPLATES, "template called"))
+        for name in config.tasks:
+            if name not in self.losses:
+                raise ValueError(nearest(name, self.losses, f"task of {self.card.id} called"))
+        if not config.tasks:
+            raise ValueError(f"tasks is empty: name one of {', '.join(self.losses)}.")
+        self.template = TEMPLATES[config.template]
+        self.encoder = image_encoder(
+            config.image,
+            size=config.image_size,
+            width=config.image_width,
+            layers=config.image_layers,
+            heads=config.image_heads,
+            patch=config.patch,
+            pretrained=weights,
+        )
+        self.language: LanguageModel = language_model(
+            config.language,
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            context=config.context,
+            weights=weights,
+        )
+
+    def begin(self, weights: bool) -> None:
+        """Takes the weights that `start` names, unless a checkpoint is loaded next."""
+        if weights and self.config.start:
+            start_from(self, self.config.start, self.from_official)
+
+    @staticmethod
+    def from_official(state: State) -> State:
+        """From the names of the paper's own checkpoints to ours; without such a table as they are."""
+        return state
+
+    # -- views ---------------------------------------------------------------------------------------------------
+
+    def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
+        """What the sample shows, and its conversation, caption or text as a sequence: `ids`, `labels`, `visual`."""
+        seen, visual = self.view_media(sample, rng)
+        return {**seen, **self.read(self.turns(sample, rng), visual)}
+
+    def view_media(self, sample: Sample, rng: np.random.Generator | None) -> tuple[dict[str, Any], list[int]]:
+        """What the sample shows, by the names of `batch`, and the tokens of the language model for each marker."""
+        size, tokens = self.config.image_size, self.connector.tokens
+        if "video" in sample:
+            frames = clip.view(sample.video, size, self.config.frames, rng=rng)
+            return {"video": frames}, [tokens * len(frames) // self.frames_together]
+        if "images" in sample:
+            several = torch.stack([picture.resize(one, size) for one in sample.images])
+            return {"images": several, "images_mask": torch.ones(len(several), dtype=torch.bool)}, [tokens] * len(
+                several
+            )
+        return ({"image": picture.resize(sample.image, size)}, [tokens]) if "image" in sample else ({}, [])
+
+    @property
+    def frames_together(self) -> int:
+        """How many frames of a clip the connector takes at a time."""
+        height, width = self.encoder.grid
+        return max(1, int(self.connector.of) // (height * width))
+
+    def turns(self, sample: Sample, rng: np.random.Generator | None) -> list[Turn]:
+        """What is said: the sample's conversation, or a caption of what it shows, or its text."""
+        if "conversation" in sample:
+            return [Turn(turn["role"], turn["text"]) for turn in sample.conversation]
+        caption = words.choose(sample.texts, rng) if "texts" in sample else sample.text
+        shows = any(name in sample for name in ("image", "images", "video"))
+        return [Turn("assistant" if shows else "text", caption)]
+
+    def read(self, turns: Sequence[Turn], visual: Sequence[int], *, open: bool = False) -> dict[str, Any]:
+        """Turns -> `ids`, `labels`, `visual` (T,), `length`, cut at the context."""
+        made = sequence(turns, self.language.tokenizer, self.template, visual, open=open)
+        length = min(made["length"], self.language.context)
+        return {name: value[:length] for name, value in made.items() if name != "length"} | {"length": length}
+
+    # -- from a batch to a loss ----------------------------------------------------------------------------------
+
+    def see(self, batch: Batch) -> Features | None:
+        """What the encoder makes of all media of each sample: tokens (B, M * P', C); None where nothing is seen."""
+        media = next((batch[name] for name in ("video", "images", "image") if name in batch), None)
+        if media is None:
+            return None
+        features: Features = self.encoder(media.flatten(0, -4))
+        if media.ndim == 4:
+            return features
+        size = len(media)
+        tokens, mask = (part.unflatten(0, (size, -1)).flatten(1, 2) for part in (features.tokens, features.mask))
+        return Features(tokens, features.pooled.unflatten(0, (size, -1)).mean(1), mask)
+
+    def connect(self, image: Features, instruction: Features | None = None) -> Tensor:
+        """(B, M * P', C) -> (B, M * P, D) tokens for the language model."""
+        tokens: Tensor = self.connector(image, instruction)
+        return tokens
+
+    def splice(self, ids: Tensor, visual: Tensor, tokens: Tensor | None) -> Tensor:
+        """(B, T) ids -> (B, T, D), with `tokens` (B, N, D) where `visual` (B, T) is, in order, row by row."""
+        embeds = self.language.embed(ids)
+        if tokens is None:
+            return embeds
+        order = (visual.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1])
+        return torch.where(visual[..., None], tokens.to(embeds.dtype).gather(1, order), embeds)
+
+    def loss(self, batch: Batch, step: Step) -> Terms:
+        """The loss of the task whose stage this is; outside of a run, of the first."""
+        task = step.stage if step.stage in self.config.tasks else self.config.tasks[0]
+        return self.losses[task](batch, step)
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Task -> its loss. A method adds its own, and replaces what it does otherwise."""
+        return {"pretrain": self.tell, "instruct": self.tell, "video": self.tell, "text": self.tell}
+
+    def tell(self, batch: Batch, step: Step) -> Terms:
+        """Cross-entropy of each learned token, given all before it and what is seen; weighed by `weights`, if any."""
+        image = self.see(batch)
+        tokens = None if image is None else self.connect(image)
+        embeds = self.splice(batch.ids, batch.visual, tokens)
+        real = torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.length[:, None]
+        hidden = self.language.hidden(embeds, real)[:, :-1]
+        labels = batch.labels[:, 1:].masked_fill(~real[:, 1:], IGNORE)
+        learned = labels != IGNORE
+        loss = F.cross_entropy(exact(self.language.logits(hidden[learned])), labels[learned], reduction="none")
+        weights = batch.weights[:, 1:][learned] if "weights" in batch else torch.ones_like(loss)
+        return Terms(text=(loss * weights).sum() / weights.sum().clamp(min=1e-6))
+
+    def needs(self, task: str) -> tuple[str, ...] | None:
+        """The fields that a task reads; None: those of the card."""
+        return NEEDS.get(task)
+
+    def stages(self, recipe: Recipe) -> list[Stage]:
+        """One stage a task."""
+        tasks, shares, data = self.config.tasks, self.config.task_shares, self.config.task_data
+        for name, values in (("task_shares", shares), ("task_data", data)):
+            if values and len(values) != len(tasks):
+                raise ValueError(f"{name} has {len(values)} values for {len(tasks)} tasks: give one for each.")
+        shares = shares or (1,) * len(tasks)
+        parts = [None if part == "all" else part for part in data or ("all",) * len(tasks)]
+        return [
+            self.stage(Stage(task, share / sum(shares), freeze=self.config.freeze, data=part, needs=self.needs(task)))
+            for task, share, part in zip(tasks, shares, parts, strict=True)
+        ]
+
+    def stage(self, stage: Stage) -> Stage:
+        """The stage of a task, with what a method wants otherwise: what trains, and how fast."""
+        return stage
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but a part of which nothing trains stays as it is used: no dropout, no batch norm."""
+        super().train(mode)
+        for part in self.children():
+            part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
+        return self
+
+    # -- what evaluations ask ------------------------------------------------------------------------------------
+
+    def encode_image(self, batch: Batch) -> Features:
+        """What is seen -> tokens (B, M * P', C), pooled (B, C), mask (B, M * P')."""
+        image = self.see(batch)
+        if image is None:
+            raise ValueError(f"{self.card.id} sees pictures or clips, and there is none in the batch.")
+        return image
+
+    def caption(self, image: Features) -> list[str]:
+        """Encoded images -> what the model says when it is asked for a caption."""
+        return self.respond(image, [self.prompts["caption"]] * len(image.tokens))
+
+    def respond(self, image: Features | None, prompts: Sequence[str], longest: int = 32, beams: int = 1) -> list[str]:
+        """As in `card.Generates`."""
+        return answers_to(self, image, prompts, longest, beams)
+
+    def likelihood(
+        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """As in `card.Generates`."""
+        logs, labels = chances(self, image, prompts, answers)
+        return logs.sum(1), (labels != IGNORE).sum(1)
+
+    def token_likelihood(
+        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[list[tuple[int, int, float]]]:
+        """As in `card.Generates`; the token that ends an answer is not among them."""
+        logs, labels = chances(self, image, prompts, answers)
+        found = []
+        for answer, row, learned in zip(answers, logs, labels != IGNORE, strict=True):
+            places = self.language.tokenizer.offsets(answer)
+            values = row[learned].tolist()
+            found.append([(*place, value) for place, value in zip(places, values, strict=False)])
+        return found
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save_assets(self, folder: Path) -> None:
+        """Keeps the tokenizer with the weights that were trained on it."""
+        (folder / "tokenizer.json").write_text(self.language.tokenizer.json, encoding="utf-8")
+
+    def load_assets(self, folder: Path) -> None:
+        """Takes the tokenizer that was saved with the weights."""
+        self.language.load_tokenizer(folder / "tokenizer.json")
