@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from diptych.batch import Batch, Step
+from diptych.batch import Batch, Sample, Step, Terms
 from diptych.card import Captions, Card, Generates
 from diptych.data.loader import collate
 from diptych.models.generative import GenerativeConfig, GenerativeVLM
@@ -79,3 +80,57 @@ def test_writes_and_judges() -> None:
         spans = method.token_likelihood(image, ["what ?", "is it red ?", ""], ["a star", "no", "yes"])
     assert [[span[:2] for span in one] for one in spans] == [[(0, 1), (2, 6)], [(0, 2)], [(0, 3)]]
     assert (total < 0).all()
+
+
+# ---- packed sequences
+
+
+def loss_and_gradients(method, batch: Batch) -> tuple[Terms, dict[str, torch.Tensor]]:
+    method.zero_grad()
+    terms = method.loss(batch, Step())
+    terms.total.backward()
+    return terms, {name: value.grad for name, value in method.named_parameters()}
+
+
+def skewed(method) -> Batch:
+    """Captions of the world, one of which is long, about pictures."""
+    data = World(size=6)
+    samples = [data.read(index, ("image", "text")) for index in range(6)]
+    long = Sample("long", {**samples[0], "text": " ".join(sample.text for sample in samples)})
+    return collate([method.views(sample, None) for sample in [*samples, long]])
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("budget", [1, 100, 1000])
+def test_packing_changes_no_loss_and_no_gradient_of_any_part(budget: int, weighed: bool) -> None:
+    method = small(context=128)
+    batch = skewed(method)
+    if weighed:
+        batch = Batch({**batch, "weights": torch.rand(batch.ids.shape)})
+    expected, gradients = loss_and_gradients(method, batch)
+    packed = small(context=128, pack=budget)
+    terms, found = loss_and_gradients(packed, batch)
+    torch.testing.assert_close(terms.total, expected.total)
+    assert {name.partition(".")[0] for name in found} == {"encoder", "connector", "language"}
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+        assert F.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0) > 0.999, name
+    assert terms.watch["padding"] < expected.watch["padding"]
+
+
+def test_packing_adds_up_in_half_precision() -> None:
+    losses = []
+    for budget in (0, 1):
+        method = small(context=128, pack=budget)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(method.loss(skewed(method), Step()).total.item())
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+def test_padding_is_told_by_hand() -> None:
+    method = small()
+    batch = batch_of(method)
+    lengths = batch.length.float()
+    assert method.loss(batch, Step()).watch["padding"].item() == pytest.approx(
+        1 - (lengths / lengths.max()).mean().item()
+    )

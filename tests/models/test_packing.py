@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import diptych.compat
+from diptych.encoders.language import LanguageModel, own_chat_tokenizer
 from diptych.models.packing import NOTHING, filled, mask_for, pack
 
 IGNORE = -100
 LENGTHS = [5, 2, 9, 1, 4, 3]
-
-diptych.compat.install()
 
 
 def test_rows_by_hand() -> None:
@@ -50,7 +48,7 @@ def test_every_token_lies_in_one_place(budget: int) -> None:
     assert torch.equal(packed.source[real] // 9, packed.sequence[real])
 
 
-def tiny(name: str, attention: str = "sdpa"):
+def tiny(name: str, attention: str = "sdpa") -> LanguageModel:
     """A causal language model of transformers, of random weights."""
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -59,37 +57,36 @@ def tiny(name: str, attention: str = "sdpa"):
         "gpt2": partial(GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0),
     }
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(configs[name](vocab_size=50), attn_implementation=attention).eval()
+    model = AutoModelForCausalLM.from_config(configs[name](vocab_size=50), attn_implementation=attention)
+    return LanguageModel(model, own_chat_tokenizer(), 32, name).eval()
 
 
-def loss_and_gradients(model, budget: int) -> dict[str, torch.Tensor]:
-    """The mean cross-entropy of the next token over sequences of LENGTHS: padded, or packed where there is a budget."""
+def loss_and_gradients(language: LanguageModel, budget: int) -> dict[str, torch.Tensor]:
+    """The mean cross-entropy over sequences of LENGTHS: padded, or packed where there is a budget."""
     torch.manual_seed(1)
-    model.zero_grad()
+    language.zero_grad()
     embeds = torch.randn(len(LENGTHS), max(LENGTHS), 32, requires_grad=True)
     real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     labels = torch.randint(50, real.shape).masked_fill(~real, IGNORE)
-    labels[:, 0] = IGNORE
     if budget:
-        packed = pack(LENGTHS, max(LENGTHS), budget)
-        mask = mask_for(packed, model.config._attn_implementation)
-        found = model(inputs_embeds=packed.take(embeds), attention_mask=mask, position_ids=packed.positions)
+        packed = pack(LENGTHS, max(LENGTHS), budget, embeds.device)
+        hidden = language.hidden(packed.take(embeds), mask_for(packed, language.attention), packed.positions)
         labels = packed.take(labels, IGNORE)
     else:
-        found = model(inputs_embeds=embeds, attention_mask=real)
-    loss = F.cross_entropy(found.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        hidden = language.hidden(embeds, real)
+    loss = F.cross_entropy(language.logits(hidden).flatten(0, 1), labels.flatten())
     loss.backward()
-    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    gradients = {name: value.grad for name, value in language.named_parameters() if value.grad is not None}
     return {"loss": loss.detach(), "embeds": embeds.grad, **gradients}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_packed_is_unpacked(name: str, attention: str) -> None:
-    model = tiny(name, attention)
-    expected = loss_and_gradients(model, 0)
+    language = tiny(name, attention)
+    expected = loss_and_gradients(language, 0)
     for budget in (1, 15, 1000):
-        found = loss_and_gradients(model, budget)
+        found = loss_and_gradients(language, budget)
         assert found.keys() == expected.keys()
         for part in expected:
             torch.testing.assert_close(found[part], expected[part], rtol=1e-5, atol=1e-6, msg=part)
@@ -118,10 +115,9 @@ def test_flex_attention_computes_the_same() -> None:
         torch.manual_seed(1)
         embeds, mask = torch.randn(len(LENGTHS), 9, 32), mask_for(packed, attention)
         with torch.no_grad():
-            model = tiny("llama", attention)
-            found.append(model(inputs_embeds=packed.take(embeds), attention_mask=mask, position_ids=packed.positions))
+            found.append(tiny("llama", attention).hidden(packed.take(embeds), mask, packed.positions))
     real = packed.sequence != NOTHING
-    torch.testing.assert_close(found[0].logits[real], found[1].logits[real])
+    torch.testing.assert_close(found[0][real], found[1][real])
 
 
 @pytest.mark.gpu

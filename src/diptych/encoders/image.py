@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from diptych.encoders.base import EncoderError, ImageEncoder
 from diptych.encoders.own import VisionTransformer
+from diptych.encoders.patches import Patches
 
-SOURCES = ("vit", "timm:NAME[.TAG]", "hf:NAME_OR_PATH", "open_clip:NAME[/TAG or /FILE]", "packaged:efficientnet_lite0")
+SOURCES = (
+    "vit",
+    "patches",
+    "timm:NAME[.TAG]",
+    "hf:NAME_OR_PATH",
+    "open_clip:NAME[/TAG or /FILE]",
+    "packaged:efficientnet_lite0",
+)
 
 
 def image_encoder(
@@ -14,14 +22,14 @@ def image_encoder(
     """An image encoder by its name.
 
     Args:
-        name: `vit` (our own), `timm:NAME` (random) or `timm:NAME.TAG` (pretrained), `hf:NAME_OR_PATH` (pretrained) or
-            `hf:NAME_OR_PATH#random`, `open_clip:NAME` (random) or `open_clip:NAME/TAG` (pretrained; TAG may be a
-            file), `packaged:efficientnet_lite0` (pretrained).
+        name: `vit` (our own), `patches` (pixels as they are, no encoder), `timm:NAME` (random) or `timm:NAME.TAG`
+            (pretrained), `hf:NAME_OR_PATH` (pretrained) or `hf:NAME_OR_PATH#random`, `open_clip:NAME` (random) or
+            `open_clip:NAME/TAG` (pretrained; TAG may be a file), `packaged:efficientnet_lite0` (pretrained).
         size: side of the square pictures, in pixels.
         width: of our own ViT, as layers, heads and patch; the others come with their sizes.
         layers: number of layers of our own ViT.
         heads: attention heads of our own ViT.
-        patch: side of a patch of our own ViT, in pixels.
+        patch: side of a patch of our own ViT, and of `patches`, in pixels.
         pretrained: False builds the same encoder without loading weights, to be filled from a checkpoint. On the meta
             device nothing is ever loaded.
 
@@ -30,6 +38,8 @@ def image_encoder(
     """
     if name == "vit":
         return VisionTransformer(size, width, layers, heads, patch)
+    if name == "patches":
+        return Patches(size, patch)
     source, _, rest = name.partition(":")
     if source == "timm" and rest:
         from diptych.encoders.from_timm import timm_image

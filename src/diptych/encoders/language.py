@@ -54,15 +54,22 @@ class LanguageModel(nn.Module):
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
 
-    def hidden(self, embeds: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    @property
+    def attention(self) -> str:
+        """How transformers computes its attention."""
+        name: str = self.model.config._attn_implementation
+        return name
+
+    def hidden(self, embeds: Tensor, mask: Any = None, positions: Tensor | None = None) -> Tensor:
         """Embeddings (B, T, D) -> hidden states (B, T, D) after the last norm.
 
         Args:
             embeds: of words and of whatever else.
-            mask: (B, T) bool, True where a token is real; or (B, 1, T, T) bool, True where a query may see a key.
+            mask: (B, T) bool, True where a token is real; or (B, 1, T, T) bool, True where a query may see a key, or
+                a `BlockMask` of such for flex_attention.
             positions: (B, T) int64; None: from 0.
         """
-        if mask is not None and mask.ndim == 4:  # added to the logits: what every kind of attention takes
+        if isinstance(mask, Tensor) and mask.ndim == 4:  # added to the logits: what every kind of attention takes
             lowest = torch.finfo(embeds.dtype).min
             mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, lowest)
         others = {} if positions is None else {"position_ids": positions}

@@ -29,9 +29,10 @@ from diptych.config import nearest
 from diptych.encoders import image_encoder
 from diptych.encoders.language import LanguageModel, language_model
 from diptych.models.generation import answers_to, chances
+from diptych.models.packing import mask_for, pack
 from diptych.models.pretrained import Pretrained
 from diptych.models.start import State, start_from
-from diptych.objectives.contrastive import exact
+from diptych.objectives.weighted import weighted_cross_entropy
 from diptych.recipe import Recipe, Stage
 from diptych.views import image as picture, text as words, video as clip
 from diptych.views.conversations import IGNORE, TEMPLATES, Turn, sequence
@@ -84,6 +85,10 @@ class GenerativeConfig:
     """share of the run's samples that each of them gets; none: equal shares"""
     task_data: tuple[str, ...] = ()
     """name of the data set, of several, that each of them trains on, or `all`; none: all of them on all"""
+    pack: int = 0
+    """tokens of a row in which sequences lie side by side, at least those of the longest; 0: each is a padded row"""
+    attention: str = "sdpa"
+    """how the language model attends: sdpa, eager or flex_attention (CUDA; long rows then cost what is in them)"""
     start: str = ""
     """folder of a run or of a saved method, or file of an official checkpoint, whose weights it begins with"""
     freeze: tuple[str, ...] = ()
@@ -125,6 +130,7 @@ class GenerativeVLM(nn.Module, Pretrained):
             context=config.context,
             weights=weights,
         )
+        self.language.model.set_attn_implementation(config.attention)
 
     def begin(self, weights: bool) -> None:
         """Takes the weights that `start` names, unless a checkpoint is loaded next."""
@@ -214,17 +220,28 @@ class GenerativeVLM(nn.Module, Pretrained):
         return {"pretrain": self.tell, "instruct": self.tell, "video": self.tell, "text": self.tell}
 
     def tell(self, batch: Batch, step: Step) -> Terms:
-        """Cross-entropy of each learned token, given all before it and what is seen; weighed by `weights`, if any."""
+        """Cross-entropy of each learned token, given all before it and what is seen; weighed by `weights`, if any.
+
+        With `pack`, sequences lie side by side in rows (`models.packing`), which changes the loss by rounding alone.
+        """
         image = self.see(batch)
-        tokens = None if image is None else self.connect(image)
-        embeds = self.splice(batch.ids, batch.visual, tokens)
-        real = torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.length[:, None]
-        hidden = self.language.hidden(embeds, real)[:, :-1]
-        labels = batch.labels[:, 1:].masked_fill(~real[:, 1:], IGNORE)
+        embeds = self.splice(batch.ids, batch.visual, None if image is None else self.connect(image))
+        size = batch.ids.shape[1]
+        real = torch.arange(size, device=embeds.device) < batch.length[:, None]
+        labels = following(batch.labels.masked_fill(~real, IGNORE), IGNORE)
+        weights = following(batch.weights, 0) if "weights" in batch else None
+        padding = 1 - real.float().mean()
+        if self.config.pack:
+            packed = pack(batch.length.tolist(), size, self.config.pack, embeds.device)
+            embeds, labels, padding = packed.take(embeds), packed.take(labels, IGNORE), packed.padding
+            weights = None if weights is None else packed.take(weights, 0)
+            hidden = self.language.hidden(embeds, mask_for(packed, self.language.attention), packed.positions)
+        else:
+            hidden = self.language.hidden(embeds, real)
         learned = labels != IGNORE
-        loss = F.cross_entropy(exact(self.language.logits(hidden[learned])), labels[learned], reduction="none")
-        weights = batch.weights[:, 1:][learned] if "weights" in batch else torch.ones_like(loss)
-        return Terms(text=(loss * weights).sum() / weights.sum().clamp(min=1e-6))
+        logits = self.language.logits(hidden[learned])
+        loss = weighted_cross_entropy(logits, labels[learned], None if weights is None else weights[learned])
+        return Terms({"padding": padding}, text=loss)
 
     def needs(self, task: str) -> tuple[str, ...] | None:
         """The fields that a task reads; None: those of the card."""
@@ -299,3 +316,8 @@ class GenerativeVLM(nn.Module, Pretrained):
     def load_assets(self, folder: Path) -> None:
         """Takes the tokenizer that was saved with the weights."""
         self.language.load_tokenizer(folder / "tokenizer.json")
+
+
+def following(values: Tensor, last: float) -> Tensor:
+    """(B, T) -> (B, T): at each position what stands at the next one, and `last` behind the last."""
+    return F.pad(values[:, 1:], (0, 1), value=last)

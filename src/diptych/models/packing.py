@@ -95,25 +95,21 @@ def filled(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def mask_for(packed: Packed, attention: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The mask in the form that an implementation of attention in transformers takes.
+def mask_for(packed: Packed, attention: str) -> Any:
+    """The mask in the form that a way of attending in transformers takes.
 
     Args:
         packed: the rows.
-        attention: its name, `_attn_implementation` of a model's configuration: `sdpa`, `eager` or `flex_attention`.
-        dtype: of the hidden states.
+        attention: `LanguageModel.attention`.
 
     Returns:
-        (R, 1, L, L) bool; for `eager` numbers that are added to the logits; for `flex_attention` a `BlockMask`, with
-        which blocks that hold nothing to be seen cost nothing.
+        (R, 1, L, L) bool; for `flex_attention` a `BlockMask`, with which blocks without anything to see cost nothing.
 
     Raises:
-        ValueError: sequences side by side cannot be kept apart by another implementation.
+        ValueError: nothing keeps sequences apart that lie side by side.
     """
-    if attention == "sdpa":
+    if attention in ("sdpa", "eager"):
         return packed.mask
-    if attention == "eager":
-        return torch.zeros((), dtype=dtype).to(packed.mask.device).where(packed.mask, torch.finfo(dtype).min)
     if attention != "flex_attention":
         raise ValueError(f"sequences cannot be packed with the attention {attention}: use sdpa or flex_attention.")
     from torch.nn.attention.flex_attention import create_block_mask
