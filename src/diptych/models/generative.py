@@ -178,9 +178,7 @@ class GenerativeVLM(nn.Module, Pretrained):
 
     def read(self, turns: Sequence[Turn], visual: Sequence[int], *, open: bool = False) -> dict[str, Any]:
         """Turns -> `ids`, `labels`, `visual` (T,), `length`, cut at the context."""
-        made = sequence(turns, self.language.tokenizer, self.template, visual, open=open)
-        length = min(made["length"], self.language.context)
-        return {name: value[:length] for name, value in made.items() if name != "length"} | {"length": length}
+        return sequence(turns, self.language.tokenizer, self.template, visual, self.language.context, open=open)
 
     # -- from a batch to a loss ----------------------------------------------------------------------------------
 
@@ -300,11 +298,12 @@ class GenerativeVLM(nn.Module, Pretrained):
     ) -> list[list[tuple[int, int, float]]]:
         """As in `card.Generates`; the token that ends an answer is not among them."""
         logs, labels = chances(self, image, prompts, answers)
-        found = []
+        found, blank = [], self.template.pieces("assistant")[1]
         for answer, row, learned in zip(answers, logs, labels != IGNORE, strict=True):
-            places = self.language.tokenizer.offsets(answer)
+            places = self.language.tokenizer.offsets(f"{blank}{answer.strip()}")
             values = row[learned].tolist()
-            found.append([(*place, value) for place, value in zip(places, values, strict=False)])
+            ends = [(max(0, start - len(blank)), stop - len(blank)) for start, stop in places]
+            found.append([(*place, value) for place, value in zip(ends, values, strict=False)])
         return found
 
     # -- saving --------------------------------------------------------------------------------------------------
