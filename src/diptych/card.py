@@ -264,8 +264,8 @@ class Generates(Protocol):
 
     def token_likelihood(
         self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
-    ) -> list[list[tuple[int, int, float]]]:
-        """For each token of each answer: the characters (start, end) that it covers, and its log probability."""
+    ) -> list[list[tuple[int, int, float, bool]]]:
+        """For each token of each answer: its characters (start, end), its log probability, whether it is likeliest."""
         ...
 
 

@@ -9,12 +9,14 @@ Letters: B texts, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diptych.encoders.base import EncoderError, need, on_meta
 from diptych.encoders.chat import ChatTokenizer, saved_chat_tokenizer
@@ -45,6 +47,16 @@ class LanguageModel(nn.Module):
         found = next((getattr(trunk, name) for name in ("layers", "h") if hasattr(trunk, name)), None)
         return list(trunk.decoder.layers if found is None else found)
 
+    @property
+    def attention(self) -> str:
+        """Which implementation of attention runs: `sdpa`, `eager`, `flex_attention`, ..."""
+        return str(self.model.config._attn_implementation)
+
+    def recompute(self) -> None:
+        """Layers keep only their inputs for the backward pass, also where they are frozen (as in transformers not)."""
+        for layer in self.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
     def load_tokenizer(self, path: Path) -> None:
         """Takes the tokenizer in a file."""
         self.tokenizer = saved_chat_tokenizer(self.tokenizer, path, self.vocab_size)
@@ -53,12 +65,6 @@ class LanguageModel(nn.Module):
         """(B, T) -> (B, T, D)."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
-
-    @property
-    def attention(self) -> str:
-        """How transformers computes its attention."""
-        name: str = self.model.config._attn_implementation
-        return name
 
     def hidden(self, embeds: Tensor, mask: Any = None, positions: Tensor | None = None) -> Tensor:
         """Embeddings (B, T, D) -> hidden states (B, T, D) after the last norm.

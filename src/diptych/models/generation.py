@@ -1,11 +1,14 @@
 """What a language model that sees writes after a prompt, and how likely it holds an answer to be.
 
+A prompt is what a user says, `<image>` in it being a place for something seen, or a whole conversation. `few_shot`
+makes one that shows by examples how to answer.
+
 Letters: B prompts, T tokens, D width of the language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,57 +16,99 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from diptych.batch import Features
+from diptych.batch import Batch, Features
 from diptych.objectives.contrastive import exact
-from diptych.views.conversations import IGNORE, Turn
+from diptych.views.conversations import IGNORE, MARKER, Turn
 
 if TYPE_CHECKING:
     from diptych.models.generative import GenerativeVLM
 
+Prompt = str | Sequence[Turn]
+
 
 def answers_to(
-    model: GenerativeVLM, image: Features | None, prompts: Sequence[str], longest: int, beams: int, **sampling: Any
+    model: GenerativeVLM, image: Features | None, prompts: Sequence[Prompt], longest: int, **how: Any
 ) -> list[str]:
-    """What is written after each prompt; `sampling` as in transformers' `generate` (`do_sample`, `top_p`, ...)."""
-    read = [
-        model.read([Turn("user", prompt)] if prompt else [], _places(model, image), open=True) for prompt in prompts
-    ]
-    embeds = _embeds(model, image, read)
-    lengths = torch.tensor([one["length"] for one in read], device=embeds.device)
-    room = embeds.shape[1] - lengths  # padding goes in front, where the first word would else be
-    order = (torch.arange(embeds.shape[1], device=embeds.device) - room[:, None]) % embeds.shape[1]
-    embeds = embeds.gather(1, order[..., None].expand_as(embeds))
-    real = torch.arange(embeds.shape[1], device=embeds.device) >= room[:, None]
+    """What is written after each prompt.
+
+    Args:
+        model: the method.
+        image: what each prompt is about: tokens (B, M * P', C), of M media; None: nothing.
+        prompts: B.
+        longest: tokens that are written at most.
+        how: as in transformers' `generate`: `num_beams`, `do_sample`, `top_p`, `temperature`, `streamer`, ...
+    """
+    visual = _places(model, image)
+    read = [model.read(turns(prompt), visual, open=True) for prompt in prompts]
+    embeds, lengths = _embeds(model, image, read)
+    room = embeds.shape[1] - lengths[:, None]  # padding goes in front: the first word that is written follows the last
+    place = torch.arange(embeds.shape[1], device=embeds.device)
+    order = (place - room) % embeds.shape[1]
     tokenizer = model.language.tokenizer
     ids = model.language.model.generate(
-        inputs_embeds=embeds,
-        attention_mask=real.long(),
+        inputs_embeds=embeds.gather(1, order[..., None].expand_as(embeds)),
+        attention_mask=(place >= room).long(),
         max_new_tokens=longest,
-        num_beams=beams,
         pad_token_id=tokenizer.pad,
         eos_token_id=tokenizer.end,
-        **{"do_sample": False, **sampling},
+        **{"do_sample": False, **how},
     )
     return [tokenizer.text(_before(row, tokenizer.end)) for row in ids.tolist()]
 
 
 def chances(
-    model: GenerativeVLM, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Log probability of each token of each answer, 0 elsewhere, and the labels: both (B, T - 1)."""
-    read = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        asked = [Turn("user", prompt)] if prompt else []
-        read.append(model.read([*asked, Turn("assistant", answer)], _places(model, image)))
-    embeds = _embeds(model, image, read)
-    real = torch.arange(embeds.shape[1]) < torch.tensor([one["length"] for one in read])[:, None]
-    hidden = model.language.hidden(embeds, real.to(embeds.device))[:, :-1]
-    labels = _padded([one["labels"] for one in read], IGNORE)[:, 1:].to(embeds.device)
+    model: GenerativeVLM, image: Features | None, prompts: Sequence[Prompt], answers: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How likely each token of each answer is, its end token included, given all that stands before it.
+
+    Returns:
+        (B, T) log probability of the token that comes next, 0 where it is none of the answer's; (B, T) bool, whether it
+        is one; (B, T) bool, whether it is one and no other token is likelier.
+    """
+    visual = _places(model, image)
+    said = zip(prompts, answers, strict=True)
+    read = [model.read([*turns(prompt), Turn("assistant", answer)], visual) for prompt, answer in said]
+    embeds, lengths = _embeds(model, image, read)
+    real = there(lengths, embeds.shape[1])
+    # an earlier answer in a conversation is learned too, and is not asked for here
+    starts = [len(model.read(turns(prompt), visual, open=True)["ids"]) for prompt in prompts]
+    labels = pad_sequence([one["labels"] for one in read], batch_first=True, padding_value=IGNORE)
+    labels[there(torch.tensor(starts), labels.shape[1])] = IGNORE
+    labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE).to(embeds.device)
     learned = labels != IGNORE
-    logits = exact(model.language.logits(hidden[learned]))
-    logs = torch.zeros(labels.shape, dtype=logits.dtype, device=embeds.device)
+    logits = exact(model.language.logits(model.language.hidden(embeds, real)[learned]))
+    logs = logits.new_zeros(labels.shape)
     logs[learned] = -F.cross_entropy(logits, labels[learned], reduction="none")
-    return logs, labels
+    best = learned.clone()
+    best[learned] = logits.argmax(-1) == labels[learned]
+    return logs, learned, best
+
+
+def turns(prompt: Prompt) -> list[Turn]:
+    """A prompt as a conversation; an empty one says nothing."""
+    if isinstance(prompt, str):
+        return [Turn("user", prompt)] if prompt else []
+    return list(prompt)
+
+
+def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
+    """Questions with their answers, and one without, each about a picture of its own (Flamingo, arXiv 2204.14198).
+
+    The features to go with it are those of the examples' pictures and then the one that is asked about: `beside`.
+    """
+    lines = [f"{MARKER}{asked} {answer}" for asked, answer in (*examples, (question, ""))]
+    return "\n".join(lines).strip()
+
+
+def beside(*images: Features) -> Features:
+    """Features of several media of each sample, (B, P', C) each, one after the other."""
+    tokens, masks = (torch.cat([getattr(one, name) for one in images], 1) for name in ("tokens", "mask"))
+    return Features(tokens, images[-1].pooled, masks)
+
+
+def there(lengths: Tensor, width: int) -> Tensor:
+    """(B,) lengths -> (B, width) bool, True where a sequence has a token."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def _places(model: GenerativeVLM, image: Features | None) -> list[int]:
@@ -72,15 +117,17 @@ def _places(model: GenerativeVLM, image: Features | None) -> list[int]:
     return [model.connector.tokens] * media
 
 
-def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[dict[str, Any]]) -> Tensor:
-    """Sequences -> (B, T, D), padded at the end."""
-    device = next(model.parameters()).device
-    ids, visual = (_padded([one[name] for one in read], 0).to(device) for name in ("ids", "visual"))
-    return model.splice(ids, visual, None if image is None else model.connect(image))
-
-
-def _padded(rows: list[Tensor], value: int) -> Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value)
+def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Sequences -> (B, T, D), padded at the end, and their lengths (B,)."""
+    columns = {
+        name: pad_sequence([torch.as_tensor(one[name]) for one in read], batch_first=True)
+        if isinstance(value, Tensor)
+        else torch.tensor([one[name] for one in read])
+        for name, value in read[0].items()
+    }
+    batch = Batch(columns).to(next(model.parameters()).device)
+    tokens = None if image is None else model.connect(image, model.told(batch))
+    return model.splice(batch.ids, batch.visual, tokens), batch.length
 
 
 def _before(ids: list[int], end: int) -> list[int]:

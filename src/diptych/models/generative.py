@@ -14,7 +14,7 @@ the language model, C width of the encoder, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from diptych.batch import Batch, Features, Sample, Step, Terms
 from diptych.card import Card
 from diptych.config import nearest
-from diptych.encoders import image_encoder
+from diptych.encoders import adapt, image_encoder
 from diptych.encoders.language import LanguageModel, language_model
-from diptych.models.generation import answers_to, chances
+from diptych.encoders.memory import FeatureMemory
+from diptych.models.generation import Prompt, answers_to, chances, there
 from diptych.models.packing import mask_for, pack
 from diptych.models.pretrained import Pretrained
 from diptych.models.start import State, start_from
@@ -91,8 +92,20 @@ class GenerativeConfig:
     """how the language model attends: sdpa, eager or flex_attention (CUDA; long rows then cost what is in them)"""
     start: str = ""
     """folder of a run or of a saved method, or file of an official checkpoint, whose weights it begins with"""
+    train: tuple[str, ...] = ()
+    """for each task a regular expression: parameters whose names match train in it; none: as the method says"""
     freeze: tuple[str, ...] = ()
     """regular expressions; parameters whose names match do not train"""
+    lora_rank: int = 0
+    """rank of low-rank updates of the language model, which train in its place but in the task text; 0: none"""
+    lora_alpha: float = 16.0
+    """weight of these updates, times `lora_rank`"""
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """regular expressions; linear layers of the language model whose names match get such an update"""
+    checkpointing: bool = False
+    """keeps only what goes into each layer of the language model, and computes the rest again: memory for time"""
+    remember: int = 0
+    """megabytes in which features of a frozen encoder are kept, so that each picture is computed once; 0 keeps none"""
 
 
 class GenerativeVLM(nn.Module, Pretrained):
@@ -131,11 +144,18 @@ class GenerativeVLM(nn.Module, Pretrained):
             weights=weights,
         )
         self.language.model.set_attn_implementation(config.attention)
+        if config.checkpointing:
+            self.language.recompute()
+        self.image_memory = FeatureMemory(config.remember)
 
     def begin(self, weights: bool) -> None:
-        """Takes the weights that `start` names, unless a checkpoint is loaded next."""
-        if weights and self.config.start:
-            start_from(self, self.config.start, self.from_official)
+        """Adds low-rank updates, and takes the weights that `start` names, unless a checkpoint is loaded next."""
+        config = self.config
+        if config.lora_rank:
+            adapt.lora(self.language, config.lora_targets, config.lora_rank, config.lora_alpha)
+            self.language.requires_grad_(True)  # what trains is said stage by stage
+        if weights and config.start:
+            start_from(self, config.start, self.from_official)
 
     @staticmethod
     def from_official(state: State) -> State:
@@ -187,7 +207,7 @@ class GenerativeVLM(nn.Module, Pretrained):
         media = next((batch[name] for name in ("video", "images", "image") if name in batch), None)
         if media is None:
             return None
-        features: Features = self.encoder(media.flatten(0, -4))
+        features = self.image_memory(self.encoder, media.flatten(0, -4))
         if media.ndim == 4:
             return features
         size = len(media)
@@ -207,6 +227,10 @@ class GenerativeVLM(nn.Module, Pretrained):
         order = (visual.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1])
         return torch.where(visual[..., None], tokens.to(embeds.dtype).gather(1, order), embeds)
 
+    def told(self, batch: Batch) -> Features | None:
+        """What a connector that reads instructions is told, from what `read` made of each sample's."""
+        return None
+
     def loss(self, batch: Batch, step: Step) -> Terms:
         """The loss of the task whose stage this is; outside of a run, of the first."""
         task = step.stage if step.stage in self.config.tasks else self.config.tasks[0]
@@ -223,9 +247,9 @@ class GenerativeVLM(nn.Module, Pretrained):
         With `pack`, sequences lie side by side in rows (`models.packing`), which changes the loss by rounding alone.
         """
         image = self.see(batch)
-        embeds = self.splice(batch.ids, batch.visual, None if image is None else self.connect(image))
-        size = batch.ids.shape[1]
-        real = torch.arange(size, device=embeds.device) < batch.length[:, None]
+        tokens = None if image is None else self.connect(image, self.told(batch))
+        embeds, size = self.splice(batch.ids, batch.visual, tokens), batch.ids.shape[1]
+        real = there(batch.length, size)
         labels = following(batch.labels.masked_fill(~real, IGNORE), IGNORE)
         weights = following(batch.weights, 0) if "weights" in batch else None
         padding = 1 - real.float().mean()
@@ -248,19 +272,25 @@ class GenerativeVLM(nn.Module, Pretrained):
     def stages(self, recipe: Recipe) -> list[Stage]:
         """One stage a task."""
         tasks, shares, data = self.config.tasks, self.config.task_shares, self.config.task_data
-        for name, values in (("task_shares", shares), ("task_data", data)):
+        for name, values in (("task_shares", shares), ("task_data", data), ("train", self.config.train)):
             if values and len(values) != len(tasks):
                 raise ValueError(f"{name} has {len(values)} values for {len(tasks)} tasks: give one for each.")
         shares = shares or (1,) * len(tasks)
         parts = [None if part == "all" else part for part in data or ("all",) * len(tasks)]
-        return [
-            self.stage(Stage(task, share / sum(shares), freeze=self.config.freeze, data=part, needs=self.needs(task)))
+        stages = [
+            self.stage(Stage(task, share / sum(shares), data=part, needs=self.needs(task)))
             for task, share, part in zip(tasks, shares, parts, strict=True)
         ]
+        if self.config.train:
+            stages = [replace(stage, train=(one,)) for stage, one in zip(stages, self.config.train, strict=True)]
+        return [replace(stage, freeze=(*stage.freeze, *self.config.freeze)) for stage in stages]
 
     def stage(self, stage: Stage) -> Stage:
         """The stage of a task, with what a method wants otherwise: what trains, and how fast."""
-        return stage
+        if stage.name == "text":
+            lora = ("lora_",) if self.config.lora_rank else ()
+            return replace(stage, train=(r"^language\.",), freeze=lora)
+        return replace(stage, freeze=(r"^language\.(?!.*lora_)",)) if self.config.lora_rank else stage
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`, but a part of which nothing trains stays as it is used: no dropout, no batch norm."""
@@ -268,6 +298,11 @@ class GenerativeVLM(nn.Module, Pretrained):
         for part in self.children():
             part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
         return self
+
+    def whole(self) -> list[nn.Module]:
+        """The encoder, where its features are remembered: each process calls it for what is new to it."""
+        trains = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        return [self.encoder] if self.config.remember and not trains else []
 
     # -- what evaluations ask ------------------------------------------------------------------------------------
 
@@ -282,28 +317,28 @@ class GenerativeVLM(nn.Module, Pretrained):
         """Encoded images -> what the model says when it is asked for a caption."""
         return self.respond(image, [self.prompts["caption"]] * len(image.tokens))
 
-    def respond(self, image: Features | None, prompts: Sequence[str], longest: int = 32, beams: int = 1) -> list[str]:
-        """As in `card.Generates`."""
-        return answers_to(self, image, prompts, longest, beams)
+    def respond(
+        self, image: Features | None, prompts: Sequence[Prompt], longest: int = 32, beams: int = 1, **sampling: Any
+    ) -> list[str]:
+        """As in `card.Generates`; a prompt may be a conversation, and `sampling` is as in `generation.answers_to`."""
+        return answers_to(self, image, prompts, longest, num_beams=beams, **sampling)
 
     def likelihood(
-        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
+        self, image: Features | None, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """As in `card.Generates`."""
-        logs, labels = chances(self, image, prompts, answers)
-        return logs.sum(1), (labels != IGNORE).sum(1)
+        """As in `card.Generates`; the token that ends an answer counts."""
+        logs, learned, _ = chances(self, image, prompts, answers)
+        return logs.sum(1), learned.sum(1)
 
     def token_likelihood(
-        self, image: Features | None, prompts: Sequence[str], answers: Sequence[str]
-    ) -> list[list[tuple[int, int, float]]]:
+        self, image: Features | None, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> list[list[tuple[int, int, float, bool]]]:
         """As in `card.Generates`; the token that ends an answer is not among them."""
-        logs, labels = chances(self, image, prompts, answers)
         found, blank = [], self.template.pieces("assistant")[1]
-        for answer, row, learned in zip(answers, logs, labels != IGNORE, strict=True):
+        for answer, logs, learned, best in zip(answers, *chances(self, image, prompts, answers), strict=True):
             places = self.language.tokenizer.offsets(f"{blank}{answer.strip()}")
-            values = row[learned].tolist()
-            ends = [(max(0, start - len(blank)), stop - len(blank)) for start, stop in places]
-            found.append([(*place, value) for place, value in zip(ends, values, strict=False)])
+            values = zip(places, logs[learned].tolist(), best[learned].tolist(), strict=False)
+            found.append([(max(0, a - len(blank)), b - len(blank), value, first) for (a, b), value, first in values])
         return found
 
     # -- saving --------------------------------------------------------------------------------------------------
