@@ -244,10 +244,12 @@ def test_verdict_takes_every_interval_on_the_claimed_side(direction, margin, cli
         "samples=1",
         scores,
         (difference(*clip), difference(*control, label="control")),
+        tuple(comparison.Cost(label, 1, 1.0, 1.0, 0.5, 1, 1, 3e12, 0.0) for label in labels),
     )
     some = replace(CLAIM, metric="t/m", direction=direction, margin=margin)
     decided = claim.decide("filip", "small", some, found)
     assert decided.verdict == verdict
+    assert "a run took filip 3 TFLOP and 0.50 GB; clip 3 TFLOP and 0.50 GB; control" in decided.summary
     assert decided.differences[0].value == -sum(clip) / 2
 
 

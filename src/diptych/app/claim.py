@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,5 +132,15 @@ def _summary(id: str, verdict: str, claim: Claim, found: Sequence[Difference], c
     chance = next(s.chance for s in comparison.scores if (s.task, s.metric) == (first.task, first.metric))
     return (
         f"{verdict}: {wording.metric_title(first.metric)}: {id} {100 * own:.1f} %, {'; '.join(others)} "
-        f"(chance {100 * chance:.1f} %, {claim.seeds} seeds, {first.n:,} judged{allowed})"
+        f"(chance {100 * chance:.1f} %, {claim.seeds} seeds, {first.n:,} judged{allowed}){_taken(comparison)}"
     )
+
+
+def _taken(comparison: Comparison) -> str:
+    """What a run of each side computed and held at once: a gain, or no loss, means little without its price."""
+    sides = [
+        f"{cost.label} {cost.flops / 1e12:.3g} TFLOP and {cost.memory_gb:.2f} GB"
+        for cost in comparison.costs
+        if not math.isnan(cost.flops + cost.memory_gb)
+    ]
+    return f"; a run took {'; '.join(sides)}" if sides else ""
