@@ -18,6 +18,7 @@ from diptych.app import api, measure, runs
 from diptych.app.main import main
 from diptych.app.runs import AnotherRun
 from diptych.batch import MissingField
+from diptych.evaluation.embed import CannotEvaluate
 
 QUIET = api.Where(device="cpu", logs=())
 
@@ -30,6 +31,13 @@ def trained(shards, out, method="clip", **more):
 def run(shards, tmp_path_factory):
     """A CLIP that was trained for eight steps."""
     return trained(shards, tmp_path_factory.mktemp("runs") / "clip")
+
+
+def test_tasks_that_cannot_run_are_told_before_the_training(shards, tmp_path):
+    for task, error, said in (("pair_foils", CannotEvaluate, "pair_foils"), ("foil", ValueError, "foils")):
+        with pytest.raises(error, match=said):
+            trained(shards, tmp_path / task, tasks=("retrieval", task))
+        assert not list(tmp_path.rglob("log.jsonl"))
 
 
 def test_a_run_leaves_everything_behind(run):

@@ -183,11 +183,19 @@ def test_budget_of_operations_gives_the_cheaper_method_more_samples(tmp_path) ->
         (["clip", "filip", "--seeds", "0"], "seeds is 0"),
         (["clip", "filip", "--budget", "sample=3"], "did you mean 'samples'"),
         (["clip", "filip:kep=2"], "did you mean 'keep'"),
+        (["clip", "filip", "--task", "foil"], "did you mean 'foils'"),
+        (["clip", "filip", "--task", "vqa"], "vqa"),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(words, said, tmp_path, capsys) -> None:
     assert main(["compare", *words, "--data", WORLD, "--out", str(tmp_path / "out")]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_contestant_does_the_tasks_that_it_can(tmp_path) -> None:
+    both = replace(CONTEST, tasks=("pair_foils", "foils"))
+    entries = compare.plan(both, tmp_path, compare.How(device="cpu"))
+    assert [compare._tasks(both, entry) for entry in entries] == [("foils",), ("foils",)]
 
 
 CLAIM = Claim(

@@ -88,6 +88,7 @@ def train(
 
     Raises:
         MissingField: the data lack a field that the method needs.
+        CannotEvaluate: a task that is named can run on none of the sets.
         AnotherRun: `out` holds another run.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run is saved.
     """
@@ -104,6 +105,8 @@ def train(
         return runs.read(out)
     torch.manual_seed(recipe.seed)
     model = methods.build(method, config)
+    for task in tasks:  # said now, and not after the training
+        measure.allowed(model, sets, (task,))
     judge = measure.judge(sets, Asked(out.name, recipe.seed, tuple(tasks)), where.on_the_way)
     done = training.train(model, learn, out, recipe, evaluate=judge, device=where.device, logs=where.logs)
     if not done.complete:

@@ -38,7 +38,7 @@ class Contest:
     val: tuple[str, ...] = ()
     """what all are judged on; the val splits of `data` where none is given; `SPEC@SPLIT` names another split"""
     tasks: tuple[str, ...] = ()
-    """evaluation tasks; all that method and data allow where none is given"""
+    """evaluation tasks, each done by those contestants that can; all that method and data allow where none is given"""
     settings: tuple[str, ...] = ()
     """options for all that have them: `lr=5e-4`, `image_width=96`"""
     budget: str = ""
@@ -87,6 +87,7 @@ def compare(contest: Contest, out: str | Path, how: How | None = None) -> Compar
         ValueError: a contestant, option or budget cannot be read, or fewer than two contestants.
         MissingField: the data lack a field that one of the methods needs.
         Leaking: judged pictures are also trained on, and nobody allowed it.
+        CannotEvaluate: a contestant can do none of the named tasks.
         JobFailed, KeyboardInterrupt: everything done so far is kept.
     """
     out, how = Path(out), how or How()
@@ -96,8 +97,9 @@ def compare(contest: Contest, out: str | Path, how: How | None = None) -> Compar
     if found["found"] and not how.allow_leaks:
         raise leaks.Leaking(leaks.refusal(found))
     at_a_time = how.at_a_time or jobs.parallel(how.device)
+    tasks = {entry.side.label: _tasks(contest, entry) for entry in entries}
     table = {
-        (entry.side.label, seed): _job(contest, entry, seed, out, how)
+        (entry.side.label, seed): _job(replace(contest, tasks=tasks[entry.side.label]), entry, seed, out, how)
         for seed in range(contest.seeds)
         for entry in entries
     }
@@ -183,6 +185,14 @@ def _leaks(contest: Contest, out: Path) -> dict[str, Any]:
     found = leaks.search(contest.data, contest.val)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
+
+
+def _tasks(contest: Contest, entry: Entry) -> tuple[str, ...]:
+    """Those of the named tasks that a contestant can do; the others stay empty in its column."""
+    if not contest.tasks:
+        return ()
+    model = methods.build(entry.side.method, entry.side.config)
+    return measure.allowed(model, measure.judged(contest.val or contest.data, "val"), contest.tasks)
 
 
 def _job(contest: Contest, entry: Entry, seed: int, out: Path, how: How) -> jobs.Job:

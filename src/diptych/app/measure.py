@@ -92,6 +92,19 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
     return rows
 
 
+def allowed(model: nn.Module, sets: Sequence[Judged], tasks: Sequence[str]) -> tuple[str, ...]:
+    """Those of the tasks that can run on at least one of the sets; of names alone, nothing is read or computed.
+
+    Raises:
+        ValueError: no such task.
+        CannotEvaluate: none of them can; with the reason of the first on the first set.
+    """
+    there = {task for one in sets for task in evaluation.possible(model, one.data, tasks, one.train, strict=False)}
+    if tasks and not there:
+        evaluation.possible(model, sets[0].data, tasks, sets[0].train)
+    return tuple(task for task in tasks if task in there)
+
+
 def judge(sets: Sequence[Judged], asked: Asked, limit: int) -> training.Judge:
     """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares.
 

@@ -215,7 +215,7 @@ def evaluate(
     """
     _check_own_needs(method, data)
     how = how or How()
-    chosen = _chosen(method, data, tasks, train_data, strict=how.strict)
+    chosen = possible(method, data, tasks, train_data, strict=how.strict)
     keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
@@ -271,7 +271,15 @@ def limited(data: Dataset, limit: int | None) -> Dataset:
     return Subset(data, indices[:limit])
 
 
-def _chosen(method: Any, data: Dataset, tasks: Sequence[str], train_data: Dataset | None, *, strict: bool) -> list[str]:
+def possible(
+    method: Any, data: Dataset, tasks: Sequence[str] = (), train_data: Dataset | None = None, *, strict: bool = True
+) -> list[str]:
+    """Those of the named tasks, or of all, that can run.
+
+    Raises:
+        ValueError: no such task.
+        CannotEvaluate: a task that is named cannot run, and `strict` forbids to leave it out.
+    """
     for name in tasks:
         if name not in TASKS:
             raise ValueError(nearest(name, TASKS, "evaluation task called"))
