@@ -108,10 +108,15 @@ class MissingField(KeyError):
         return str(self.args[0])
 
 
+def alternatives(need: str) -> list[str]:
+    """The fields of which one will do: `texts|questions` is either."""
+    return need.split("|")
+
+
 def missing(has: Iterable[str], needs: Iterable[str]) -> list[str]:
-    """The fields of `needs` that are not in `has`, in the order of `needs`."""
+    """The fields of `needs` that are not in `has`, in the order of `needs`; of alternatives, where none is there."""
     have = set(has)
-    return [name for name in needs if name not in have]
+    return [need for need in needs if have.isdisjoint(alternatives(need))]
 
 
 def require(has: Iterable[str], needs: Iterable[str], *, who: str, source: str) -> None:
@@ -122,10 +127,15 @@ def require(has: Iterable[str], needs: Iterable[str], *, who: str, source: str) 
     """
     lacking = missing(has, needs)
     if lacking:
-        remedies = "; ".join(dict.fromkeys(FIELDS[name].remedy if name in FIELDS else "" for name in lacking))
+        remedies = "; ".join(dict.fromkeys(_remedy(alternatives(need)[0]) for need in lacking))
+        wanted = _words(" or ".join(alternatives(need)) for need in lacking)
         raise MissingField(
-            f"{who} needs {_words(lacking)}, which {source} does not have (it has {_words(sorted(has))}): {remedies}."
+            f"{who} needs {wanted}, which {source} does not have (it has {_words(sorted(has))}): {remedies}."
         )
+
+
+def _remedy(name: str) -> str:
+    return FIELDS[name].remedy if name in FIELDS else ""
 
 
 def _words(names: Iterable[str]) -> str:
@@ -162,11 +172,16 @@ class _Record(Mapping[str, Any]):
 
 
 class Sample(_Record):
-    """One decoded record: `sample.key` names it, its fields are attributes (`sample.image`, `sample.text`)."""
+    """One decoded record: `sample.key` names it, its fields are attributes (`sample.image`, `sample.text`).
 
-    def __init__(self, key: str, values: Mapping[str, Any]) -> None:
+    `sample.lacks` are fields that were read of other samples of its data set and that it does not have itself: only
+    where alternatives were asked for.
+    """
+
+    def __init__(self, key: str, values: Mapping[str, Any], lacks: Iterable[str] = ()) -> None:
         super().__init__(values, f"sample {key!r}")
         self.key = key
+        self.lacks = frozenset(lacks)
 
     def __repr__(self) -> str:
         return f"Sample({self.key!r}, {_words(self)})"

@@ -78,9 +78,10 @@ class Stage:
     lr: tuple[tuple[str, float], ...] = ()
     data: str | None = None
     needs: tuple[str, ...] | None = None
-    """fields that it reads of each sample; None: those of the method's card"""
+    """fields that it reads of each sample; None: those of the method's card. Of alternatives such as
+    `texts|questions` each sample has one or more, and all that it has are read"""
     uses: tuple[str, ...] = ()
-    """fields that it reads too where the data have them"""
+    """fields that it reads too where the data have them; of alternatives a sample may have any, or none"""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,15 @@ def test_weights_are_read_from_the_end(tmp_path):
     assert sources.weighted(str(tmp_path / "odd@3")) == (str(tmp_path / "odd@3"), 1.0)
 
 
+def test_data_sets_are_mixed_by_their_sizes_or_the_roots_of_them():
+    sizes = (100, 400, 10_000)
+    for rule, expected in (("sqrt", [1 / 13, 2 / 13, 10 / 13]), ("size", [2 / 210, 8 / 210, 200 / 210])):
+        mixture = sources.open_sources([f"world:train={size},seed={size}@{rule}" for size in sizes])
+        assert mixture.weights == pytest.approx(expected)
+    assert sources.with_split("world@sqrt", "val") == ("world", "val")
+    assert sources.open_sources("world:train=9@sqrt").name == "world"
+
+
 def test_several_sources_are_mixed_by_weight(shards, tmp_path):
     other = write_shards(tmp_path / "other", [("train", 8)])
     mixed = open_sources([f"{shards}@1", f"{other}@3"], "train")

@@ -1,13 +1,17 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from loader_helpers import Numbers, numbers, views
 
-from diptych.batch import Sample
+from diptych.batch import MissingField, Sample
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.decode import BrokenSample
 from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
+from diptych.recipe import Stage
+from diptych.training.loop import fields_of
 
 
 def part_of(mixture, draws):
@@ -169,3 +173,51 @@ def test_a_loader_goes_on_anywhere_in_a_mixture():
     whole = numbers(loader().batches(0, 300))
     for start in (5, 20, 25, 115, 295):
         assert numbers(loader().batches(start, 300)) == whole[start // 5 :]
+
+
+# --- parts with different fields --------------------------------------------------------------------------------------
+
+
+class Told(Numbers):
+    """Samples with two fields, and no others."""
+
+    def __init__(self, size, name, *fields):
+        super().__init__(size, name=name)
+        self.has = frozenset(fields)
+
+    def read(self, index, fields):
+        assert set(fields) <= self.has
+        return Sample(self.key(index), {name: f"{name} {index}" for name in fields})
+
+
+def stage_fields(data, needs, uses=()):
+    method = SimpleNamespace(card=SimpleNamespace(id="x", needs=("image",)))
+    return fields_of(method, Stage(needs=needs, uses=uses), data)
+
+
+def captions_and_questions():
+    parts = [Told(2, "captions", "image", "texts"), Told(3, "asked", "image", "questions", "texts")]
+    return Mixture([(part, 1.0) for part in [*parts, Told(2, "words", "texts")]])
+
+
+def test_alternatives_are_read_of_each_part_as_it_has_them():
+    mixture = captions_and_questions()
+    fields = stage_fields(mixture, ("texts|questions",), ("image|video",))
+    assert fields == ("texts", "questions", "image")
+    read = [mixture.read(index, fields) for index in (0, 2, 5)]
+    assert [set(sample) for sample in read] == [{"texts", "image"}, {"texts", "questions", "image"}, {"texts"}]
+    assert [sample.lacks for sample in read] == [{"questions"}, set(), {"questions", "image"}]
+    assert stage_fields(mixture, ("texts",), ("image",)) == ("texts",)
+    assert stage_fields(mixture.part("asked"), ("texts|questions", "image")) == ("texts", "questions", "image")
+
+
+def test_every_part_has_one_of_the_alternatives():
+    with pytest.raises(MissingField, match=r"x in stage 'train' needs questions or video, which captions \(train\)"):
+        stage_fields(captions_and_questions(), ("questions|video",))
+    with pytest.raises(MissingField, match="needs image, which words"):
+        stage_fields(captions_and_questions(), ("image",))
+
+
+def test_what_no_part_has_is_never_read():
+    with pytest.raises(AssertionError):
+        captions_and_questions().read(0, ("depth",))

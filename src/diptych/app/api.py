@@ -75,7 +75,8 @@ def train(
 
     Args:
         method: id of the method, such as `filip`.
-        data: one or several sources: `starter`, `world:objects=4`, a folder or a URL, each with `@weight`.
+        data: one or several sources: `starter`, `world:objects=4`, a folder or a URL, each with `@weight`
+            (a number, `size`, or `sqrt` of that).
         out: folder of the run.
         config: the method's `Config`; its defaults where none is given.
         recipe: length, batch, learning rate and the like.

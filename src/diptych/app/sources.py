@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from diptych.data.dataset import Dataset
 
 STARTER, WORLD = "starter", "world"
-_WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?)$")
+_WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?|size|sqrt)$")
+_BY_SIZE: dict[str, Callable[[int], float]] = {"size": float, "sqrt": math.sqrt}
 _SPLIT = re.compile(r"^(?P<spec>.+)@(?P<split>[A-Za-z][\w-]*)$")
 _PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?:\.(?P<draw>\d+))?$")
 _SPLITS = ("train", "val", "test")
@@ -26,7 +28,11 @@ class UnknownSource(ValueError):
 
 
 def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
-    """One data set from one or several specifications, `SPEC[@weight]` each; several are mixed by weight."""
+    """One data set from one or several specifications, `SPEC[@weight]` each; several are mixed by weight.
+
+    A weight is a number, 1 where none is given; `size`, so that all samples come equally often; or `sqrt`, the root of
+    the number of samples, as InstructBLIP mixes its data sets (arXiv 2305.06500, section 2.4).
+    """
     parts = [weighted(spec) for spec in ([specs] if isinstance(specs, str) else specs)]
     if not parts:
         raise UnknownSource(f"No data set was named: use --data {STARTER}, --data {WORLD} or --data FOLDER.")
@@ -35,21 +41,24 @@ def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
         return opened[0][0]
     from diptych.data.mixture import Mixture
 
-    return Mixture(opened)
+    return Mixture(
+        [(dataset, _BY_SIZE[weight](len(dataset)) if isinstance(weight, str) else weight) for dataset, weight in opened]
+    )
 
 
-def weighted(spec: str) -> tuple[str, float]:
-    """`FOLDER@2` -> `("FOLDER", 2.0)`; the weight is 1 where none is given."""
+def weighted(spec: str) -> tuple[str, float | str]:
+    """`FOLDER@2` -> `("FOLDER", 2.0)`, `FOLDER@sqrt` -> `("FOLDER", "sqrt")`; the weight is 1 where none is given."""
     found = _WEIGHT.match(spec)
     if found is None or Path(spec).exists():
         return spec, 1.0
-    return found["spec"], float(found["weight"])
+    weight = found["weight"]
+    return found["spec"], weight if weight in _BY_SIZE else float(weight)
 
 
 def with_split(spec: str, split: str) -> tuple[str, str]:
     """`world@gallery` -> `("world", "gallery")`; the given split where the specification names none."""
     found = _SPLIT.match(spec)
-    if found is None or "://" in spec or Path(spec).exists():
+    if found is None or found["split"] in _BY_SIZE or "://" in spec or Path(spec).exists():
         return weighted(spec)[0], split
     return found["spec"], found["split"]
 

@@ -25,8 +25,9 @@ from diptych.data.stills import as_clips
 class Mixture:
     """Data sets with weights. Sample i of part k has the index `offsets[k] + i`; an epoch is as long as all parts.
 
-    It has the fields that all parts have (pictures are videos too where another part has videos); classes are united,
-    and labels renumbered accordingly. `names` (the parts' own names by default) are prefixes of the keys, and the names
+    It has the fields that all parts have (pictures are videos too where another part has videos), and `some` are those
+    that a part has: read of each sample as far as its part has them. Classes are united, and labels renumbered
+    accordingly. `names` (the parts' own names by default) are prefixes of the keys, and the names
     that `part` knows.
 
     Raises:
@@ -52,6 +53,11 @@ class Mixture:
         return frozenset.intersection(*(dataset.has for dataset in self.parts))
 
     @cached_property
+    def some(self) -> frozenset[str]:
+        """The fields that at least one part has."""
+        return frozenset.union(*(dataset.has for dataset in self.parts))
+
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """The classes of all parts: as they are if they agree, else united and sorted."""
         each = [dataset.classes for dataset in self.parts]
@@ -73,8 +79,13 @@ class Mixture:
         return f"{self.names[which]}/{self.parts[which].key(inner)}"
 
     def read(self, index: int, fields: Collection[str]) -> Sample:
-        """Reads from the part that the index belongs to; a label counts the classes of the mixture."""
+        """Reads from the part that the index belongs to; a label counts the classes of the mixture.
+
+        A field that this part does not have and another one does is not read: the sample `lacks` it.
+        """
         which, inner = self._locate(index)
+        lacks = frozenset(fields) & self.some - self.parts[which].has
+        fields = [name for name in fields if name not in lacks]
         own = self.parts[which].classes if "label" in fields else ()
         try:
             sample = self.parts[which].read(inner, fields)
@@ -83,7 +94,7 @@ class Mixture:
         values = dict(sample)
         if own and own != self.classes:
             values["label"] = self.classes.index(own[values["label"]])
-        return Sample(f"{self.names[which]}/{sample.key}", values)
+        return Sample(f"{self.names[which]}/{sample.key}", values, lacks)
 
     def order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
         """int64 (N,): the draws `epoch` * N to (`epoch` + 1) * N. Samples come as often as the weights say."""

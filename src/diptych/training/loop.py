@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diptych.batch import Batch, Step, require
+from diptych.batch import Batch, Step, alternatives, require
 from diptych.data.dataset import Dataset
 from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
@@ -260,15 +260,21 @@ def data_of(stage: Stage, data: Dataset) -> Dataset:
 
 
 def fields_of(method: Any, stage: Stage, data: Dataset) -> tuple[str, ...]:
-    """The fields that a stage of a method reads of each sample.
+    """The fields that a stage of a method reads of each sample; alternatives where any part of a mixture has them.
 
     Raises:
-        MissingField: the data lack one that it needs.
+        MissingField: the data, or a part of them, lack one that it needs.
     """
     needs = method.card.needs if stage.needs is None else stage.needs
     who = method.card.id if stage.needs is None else f"{method.card.id} in stage {stage.name!r}"
-    require(data.has, needs, who=who, source=f"{data.name} ({data.split})")
-    return *needs, *(name for name in stage.uses if name in data.has and name not in needs)
+    parts = data.parts if isinstance(data, Mixture) else [data]
+    for part in parts:
+        require(part.has, needs, who=who, source=f"{part.name} ({part.split})")
+    some = frozenset().union(*(part.has for part in parts))
+    wanted = [
+        (name, some if "|" in need else data.has) for need in (*needs, *stage.uses) for name in alternatives(need)
+    ]
+    return tuple(dict.fromkeys(name for name, there in wanted if name in there))
 
 
 def _evaluate(run: Run, judge: Judge, log: Log) -> bool:

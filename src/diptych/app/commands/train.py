@@ -20,7 +20,7 @@ class Options:
 
     data: options.Several
     """data to train on: starter, world, world:KNOB=VALUE,..., a folder or a URL of shards; given several times the
-    sets are mixed, SPEC@WEIGHT sets the share of each"""
+    sets are mixed, SPEC@WEIGHT sets the share of each: a number, SPEC@size or SPEC@sqrt (of the number of samples)"""
     out: Path
     """folder of the run; the same command goes on where an interrupted run stopped"""
     val: options.Several = ()
