@@ -11,6 +11,7 @@ from diptych.batch import Batch, Sample, Step, Terms
 from diptych.card import Captions, Card, Generates
 from diptych.data.loader import collate
 from diptych.models.generative import GenerativeConfig, GenerativeVLM
+from diptych.world import open_world
 from diptych.world.data import World
 
 
@@ -134,3 +135,45 @@ def test_padding_is_told_by_hand() -> None:
     assert method.loss(batch, Step()).watch["padding"].item() == pytest.approx(
         1 - (lengths / lengths.max()).mean().item()
     )
+
+
+class Talk:
+    """A sample of each kind that a mixture may have: a picture, several, none, with one thing or another to say."""
+
+    lacking = frozenset({"image", "images", "conversation", "questions", "texts"})
+
+    def __init__(self, picture) -> None:
+        asked = [{"question": "What is it?", "answers": ["a star"], "type": ""}]
+        talk = [{"role": "user", "text": "hi"}, {"role": "assistant", "text": "yo"}]
+        two = [{"role": "user", "text": "<image> or <image>?"}, {"role": "assistant", "text": "this"}]
+        self.samples = [
+            {"image": picture, "questions": asked},
+            {"images": [picture, picture], "conversation": two},
+            {"conversation": talk},
+            {"image": picture, "texts": ["a red star"]},
+        ]
+
+    def read(self, *chosen):
+        return [Sample(str(n), self.samples[n], self.lacking - set(self.samples[n])) for n in chosen]
+
+
+@pytest.mark.parametrize("chosen", [(0, 1, 2, 3), (2,), (1, 1)])
+def test_samples_of_every_kind_make_one_batch(chosen) -> None:
+    method, samples = small(tasks=("instruct",)), Talk(World(size=1).read(0, ("image",)).image).read(*chosen)
+    batch = collate([method.views(sample, None) for sample in samples])
+    places = {0: 4, 1: 8, 2: 0, 3: 4}
+    assert batch.visual.sum(1).tolist() == [places[n] for n in chosen]
+    assert batch.images_mask.sum(1).tolist() == [places[n] // 4 for n in chosen]
+    alone = [method.loss(collate([method.views(sample, None)]), Step()).total for sample in samples]
+    labels = [(collate([method.views(sample, None)]).labels[:, 1:] >= 0).sum() for sample in samples]
+    mean = sum(loss * count for loss, count in zip(alone, labels, strict=True)) / sum(labels)
+    assert method.loss(batch, Step()).total.item() == pytest.approx(mean.item(), abs=1e-5)
+
+
+def test_words_alone_are_read_beside_clips() -> None:
+    method, clips = small(tasks=("instruct",), frames=2), open_world("video=true")
+    clip = clips.read(0, ("video", "questions"))
+    seen = [clip, Sample("words", {"conversation": Talk(None).samples[2]["conversation"]}, ("video", "questions"))]
+    batch = collate([method.views(sample, None) for sample in seen])
+    assert (batch.video.shape[:2], batch.visual.sum(1).tolist()) == ((2, 2), [8, 0])
+    assert method.loss(batch, Step()).total > 0

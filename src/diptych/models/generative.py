@@ -37,13 +37,17 @@ from diptych.objectives.weighted import weighted_cross_entropy
 from diptych.recipe import Recipe, Stage
 from diptych.views import image as picture, text as words, video as clip
 from diptych.views.conversations import IGNORE, TEMPLATES, Turn, sequence
+from diptych.views.instructions import instructed
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
-    "instruct": ("image", "conversation"),
+    "instruct": ("conversation|questions|texts",),
     "video": ("video", "conversation"),
 }
 """What the usual tasks read of a sample; others read what the card says."""
+USES: dict[str, tuple[str, ...]] = {"instruct": ("image|images|video",)}
+"""What they read too where it is there."""
+MEDIA = ("video", "images", "image")
 
 PROMPTS = {"caption": "", "question": "{}", "choice": "{}", "yes_no": "{}"}
 
@@ -170,17 +174,25 @@ class GenerativeVLM(nn.Module, Pretrained):
         return {**seen, **self.read(self.turns(sample, rng), visual)}
 
     def view_media(self, sample: Sample, rng: np.random.Generator | None) -> tuple[dict[str, Any], list[int]]:
-        """What the sample shows, by the names of `batch`, and the tokens of the language model for each marker."""
+        """What the sample shows, by the names of `batch`, and the tokens of the language model for each marker.
+
+        Where other samples of the data show something and this one does not, it gets what is black and has no tokens;
+        where others show several pictures, one is several, too.
+        """
         size, tokens = self.config.image_size, self.connector.tokens
-        if "video" in sample:
+        kinds = [name for name in MEDIA if name in sample or name in sample.lacks]
+        if kinds[:1] == ["video"]:
+            if "video" not in sample:
+                return {"video": torch.zeros(self.config.frames, 3, size, size, dtype=torch.uint8)}, []
             frames = clip.view(sample.video, size, self.config.frames, rng=rng)
             return {"video": frames}, [tokens * len(frames) // self.frames_together]
-        if "images" in sample:
-            several = torch.stack([picture.resize(one, size) for one in sample.images])
-            return {"images": several, "images_mask": torch.ones(len(several), dtype=torch.bool)}, [tokens] * len(
-                several
-            )
-        return ({"image": picture.resize(sample.image, size)}, [tokens]) if "image" in sample else ({}, [])
+        shown = sample.images if "images" in sample else [sample.image] if "image" in sample else []
+        seen = [picture.resize(one, size) for one in shown]
+        several = torch.stack(seen or [torch.zeros(3, size, size, dtype=torch.uint8)])
+        if "images" in kinds:
+            mask = torch.full((len(several),), bool(shown))
+            return {"images": several, "images_mask": mask}, [tokens] * len(seen)
+        return ({"image": several[0]} if kinds else {}), [tokens] * len(seen)
 
     @property
     def frames_together(self) -> int:
@@ -189,9 +201,9 @@ class GenerativeVLM(nn.Module, Pretrained):
         return max(1, int(self.connector.of) // (height * width))
 
     def turns(self, sample: Sample, rng: np.random.Generator | None) -> list[Turn]:
-        """What is said: the sample's conversation, or a caption of what it shows, or its text."""
-        if "conversation" in sample:
-            return [Turn(turn["role"], turn["text"]) for turn in sample.conversation]
+        """What is said: a caption of what it shows, or its text; asked for, where conversations or questions may be."""
+        if {"conversation", "questions"} & {*sample, *sample.lacks}:
+            return instructed(sample, rng)
         caption = words.choose(sample.texts, rng) if "texts" in sample else sample.text
         shows = any(name in sample for name in ("image", "images", "video"))
         return [Turn("assistant" if shows else "text", caption)]
@@ -278,7 +290,7 @@ class GenerativeVLM(nn.Module, Pretrained):
         shares = shares or (1,) * len(tasks)
         parts = [None if part == "all" else part for part in data or ("all",) * len(tasks)]
         stages = [
-            self.stage(Stage(task, share / sum(shares), data=part, needs=self.needs(task)))
+            self.stage(Stage(task, share / sum(shares), data=part, needs=self.needs(task), uses=USES.get(task, ())))
             for task, share, part in zip(tasks, shares, parts, strict=True)
         ]
         if self.config.train:
