@@ -67,17 +67,8 @@ CARD = Card(
             baseline="fiber:fusion=top",
             budget="samples=16k",
             settings=(
-                "image_size=32",
-                "image_width=64",
-                "text_width=64",
-                "hidden=64",
-                "fused=4",
-                "context=14",
-                "queue=0",
-                "batch=32",
-                "lr=1e-3",
-                "workers=1",
-                "evaluations=1",
+                "image_size=32", "image_width=64", "text_width=64", "hidden=64", "fused=4", "context=14", "queue=0",
+                "batch=32", "lr=1e-3", "workers=1", "evaluations=1",
             ),
             margin=0.02,
         ),
@@ -91,8 +82,7 @@ CARD = Card(
             settings=("tasks=coarse fine", "image_width=64", "text_width=64", "hidden=64", "workers=1"),
         ),
     },
-)
-
+)  # fmt: skip
 
 FINDS, WRITES = {"fine", "referring"}, {"caption", "gold", "cider"}
 COPIED_EVERY = 1000
