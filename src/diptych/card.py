@@ -270,6 +270,24 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class ShowsLayers(Protocol):
+    """Shows what each layer of its language model makes of what is seen and read."""
+
+    def encode_image(self, batch: Batch) -> Features:
+        """As in `Generates`."""
+        ...
+
+    def hidden_states(self, image: Features, texts: Sequence[str]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+        """Encoded images, and B texts as answers to them.
+
+        Returns:
+            The hidden states (B, T, D) behind each of L layers, the last ones after the final norm; which tokens are
+            visual (B, T), and which stand behind these (B, T), bool.
+        """
+        ...
+
+
+@runtime_checkable
 class Grounds(Protocol):
     """Says where in the picture a token of the text is."""
 

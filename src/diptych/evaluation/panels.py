@@ -14,6 +14,7 @@ from diptych.card import Grounds
 from diptych.data.dataset import Subset
 from diptych.evaluation import pictures
 from diptych.evaluation.embed import Bench
+from diptych.evaluation.line_chart import line_chart
 from diptych.evaluation.measures import Result
 from diptych.evaluation.pairs import Fused
 from diptych.evaluation.pointing import Query, heat_maps, queries
@@ -218,6 +219,18 @@ def draw_confusion(bench: Bench, result: Result, folder: Path) -> None:
     title = "Which class is taken for which"
     sheet = pictures.confusion_matrix(counts, names, title, _subtitle(bench, about), others=others)
     sheet.save(folder / "confusion.png")
+
+
+def draw_layers(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes mir.png: the distance of visual tokens from words behind each layer."""
+    value = result.measures[0].estimate.value
+    sheet = line_chart(
+        list(result.samples["distance"]),
+        "layer",
+        "How far what is seen lies from what is read",
+        _subtitle(bench, f"Fréchet distance of each layer; the logarithm of their sum is {value:.3f}"),
+    )
+    sheet.save(folder / "mir.png", few_colours=True)
 
 
 def _largest(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], bool]:

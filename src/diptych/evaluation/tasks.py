@@ -16,7 +16,6 @@ from diptych.card import (
     Captions,
     EmbedsImages,
     EmbedsTexts,
-    EncodesPairs,
     FillsWords,
     Grounds,
     JudgesStatements,
@@ -24,6 +23,7 @@ from diptych.card import (
     MatchesPairs,
     ProbesTokens,
     ScoresPairs,
+    ShowsLayers,
 )
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
@@ -37,6 +37,7 @@ from diptych.evaluation.gap import gap
 from diptych.evaluation.grounding import grounding, word_regions
 from diptych.evaluation.masked_words import masked_words
 from diptych.evaluation.measures import Result, write_samples
+from diptych.evaluation.mir import mir
 from diptych.evaluation.pairs import pair_retrieval
 from diptych.evaluation.pointing import pointing
 from diptych.evaluation.probe import knn, linear_probe, token_probe
@@ -73,7 +74,7 @@ class Task:
 
     def spaces(self, method: Any) -> set[Space]:
         """What samples are encoded for; re-ranking chooses candidates in the joint space, where there is one."""
-        fuses = any(issubclass(protocol, EncodesPairs) for protocol in self.protocols)
+        fuses = any(hasattr(protocol, "encode_image") for protocol in self.protocols)
         found: set[Space] = {"sides" if self.sides else "fusion"} if fuses else set()
         if EmbedsImages in self.protocols or (MatchesPairs in self.protocols and isinstance(method, ScoresPairs)):
             found.add("joint")
@@ -157,6 +158,13 @@ TASKS: dict[str, Task] = {
         "written captions against those of people", (Captions,), ("text",), captioning, draw=panels.draw_captions
     ),
     "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("text",), gap),
+    "mir": Task(
+        "distance of what is seen from words, in the layers of a language model",
+        (ShowsLayers,),
+        ("text",),
+        mir,
+        draw=panels.draw_layers,
+    ),
 }
 """The one lookup table of evaluations: name -> task."""
 

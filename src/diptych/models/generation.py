@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from diptych.batch import Batch, Features
+from diptych.encoders.hidden import recorded
 from diptych.objectives.contrastive import exact
 from diptych.views.conversations import IGNORE, MARKER, Turn
 
@@ -40,10 +41,13 @@ def answers_to(
     """
     visual = _places(model, image)
     read = [model.read(turns(prompt), visual, open=True) for prompt in prompts]
-    embeds, lengths = _embeds(model, image, read)
-    room = embeds.shape[1] - lengths[:, None]  # padding goes in front: the first word that is written follows the last
+    embeds, batch = _embeds(model, image, read)
+    room = (
+        embeds.shape[1] - batch.length[:, None]
+    )  # padding goes in front: the first word that is written follows the last
     place = torch.arange(embeds.shape[1], device=embeds.device)
     order = (place - room) % embeds.shape[1]
+    model.mark(batch.visual.gather(1, order))
     tokenizer = model.language.tokenizer
     ids = model.language.model.generate(
         inputs_embeds=embeds.gather(1, order[..., None].expand_as(embeds)),
@@ -68,8 +72,8 @@ def chances(
     visual = _places(model, image)
     said = zip(prompts, answers, strict=True)
     read = [model.read([*turns(prompt), Turn("assistant", answer)], visual) for prompt, answer in said]
-    embeds, lengths = _embeds(model, image, read)
-    real = there(lengths, embeds.shape[1])
+    embeds, batch = _embeds(model, image, read)
+    real = there(batch.length, embeds.shape[1])
     # an earlier answer in a conversation is learned too, and is not asked for here
     starts = [len(model.read(turns(prompt), visual, open=True)["ids"]) for prompt in prompts]
     labels = pad_sequence([one["labels"] for one in read], batch_first=True, padding_value=IGNORE)
@@ -82,6 +86,17 @@ def chances(
     best = learned.clone()
     best[learned] = logits.argmax(-1) == labels[learned]
     return logs, learned, best
+
+
+def states(model: GenerativeVLM, image: Features, texts: Sequence[str]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What `card.ShowsLayers` asks for: each text is the answer to what is seen, without a question."""
+    visual = _places(model, image)
+    embeds, batch = _embeds(model, image, [model.read([Turn("assistant", text)], visual) for text in texts])
+    real = there(batch.length, embeds.shape[1])
+    with recorded(model.language.model.base_model, model.language.layers) as found:
+        model.language.hidden(embeds, real)
+    behind = batch.visual.cumsum(1) == batch.visual.sum(1, keepdim=True)
+    return found, batch.visual, real & behind & ~batch.visual
 
 
 def turns(prompt: Prompt) -> list[Turn]:
@@ -117,8 +132,8 @@ def _places(model: GenerativeVLM, image: Features | None) -> list[int]:
     return [model.connector.tokens] * media
 
 
-def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Sequences -> (B, T, D), padded at the end, and their lengths (B,)."""
+def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Batch]:
+    """Sequences -> (B, T, D), and the batch of them, both padded at the end."""
     columns = {
         name: pad_sequence([torch.as_tensor(one[name]) for one in read], batch_first=True)
         if isinstance(value, Tensor)
@@ -127,7 +142,7 @@ def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping
     }
     batch = Batch(columns).to(next(model.parameters()).device)
     tokens = None if image is None else model.connect(image, model.told(batch))
-    return model.splice(batch.ids, batch.visual, tokens), batch.length
+    return model.splice(batch.ids, batch.visual, tokens), batch
 
 
 def _before(ids: list[int], end: int) -> list[int]:

@@ -29,7 +29,8 @@ from diptych.config import nearest
 from diptych.encoders import adapt, image_encoder
 from diptych.encoders.language import LanguageModel, language_model
 from diptych.encoders.memory import FeatureMemory
-from diptych.models.generation import Prompt, answers_to, chances, there
+from diptych.fusion.moca import MoCa
+from diptych.models.generation import Prompt, answers_to, chances, states, there
 from diptych.models.packing import mask_for, pack
 from diptych.models.pretrained import Pretrained
 from diptych.models.start import State, start_from
@@ -84,6 +85,8 @@ class GenerativeConfig:
     """longest sequence, in tokens, those of pictures included"""
     template: str = "plain"
     """how conversations are written: plain, vicuna or chatml"""
+    moca: bool = False
+    """whether visual tokens have a scale and a shift of their own in every layer (arXiv 2410.07167)"""
     tasks: tuple[str, ...] = ("pretrain",)
     """what is trained, one after the other: `text pretrain instruct`"""
     task_shares: tuple[float, ...] = ()
@@ -151,6 +154,7 @@ class GenerativeVLM(nn.Module, Pretrained):
         if config.checkpointing:
             self.language.recompute()
         self.image_memory = FeatureMemory(config.remember)
+        self.moca = MoCa(self.language.layers, self.language.width) if config.moca else None
 
     def begin(self, weights: bool) -> None:
         """Adds low-rank updates, and takes the weights that `start` names, unless a checkpoint is loaded next."""
@@ -234,10 +238,16 @@ class GenerativeVLM(nn.Module, Pretrained):
     def splice(self, ids: Tensor, visual: Tensor, tokens: Tensor | None) -> Tensor:
         """(B, T) ids -> (B, T, D), with `tokens` (B, N, D) where `visual` (B, T) is, in order, row by row."""
         embeds = self.language.embed(ids)
+        self.mark(visual)
         if tokens is None:
             return embeds
         order = (visual.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1])
         return torch.where(visual[..., None], tokens.to(embeds.dtype).gather(1, order), embeds)
+
+    def mark(self, visual: Tensor) -> None:
+        """Says which tokens (B, T) are visual of the sequences that the language model runs next."""
+        if self.moca is not None:
+            self.moca.visual = visual
 
     def told(self, batch: Batch) -> Features | None:
         """What a connector that reads instructions is told, from what `read` made of each sample's."""
@@ -269,6 +279,7 @@ class GenerativeVLM(nn.Module, Pretrained):
             packed = pack(batch.length.tolist(), size, self.config.pack, embeds.device)
             embeds, labels, padding = packed.take(embeds), packed.take(labels, IGNORE), packed.padding
             weights = None if weights is None else packed.take(weights, 0)
+            self.mark(packed.take(batch.visual))
             hidden = self.language.hidden(embeds, mask_for(packed, self.language.attention), packed.positions)
         else:
             hidden = self.language.hidden(embeds, real)
@@ -295,6 +306,8 @@ class GenerativeVLM(nn.Module, Pretrained):
         ]
         if self.config.train:
             stages = [replace(stage, train=(one,)) for stage, one in zip(stages, self.config.train, strict=True)]
+        if self.moca is not None:
+            stages = [s if s.name == "text" else replace(s, train=(*s.train, r"^moca\.")) for s in stages]
         return [replace(stage, freeze=(*stage.freeze, *self.config.freeze)) for stage in stages]
 
     def stage(self, stage: Stage) -> Stage:
@@ -352,6 +365,10 @@ class GenerativeVLM(nn.Module, Pretrained):
             values = zip(places, logs[learned].tolist(), best[learned].tolist(), strict=False)
             found.append([(max(0, a - len(blank)), b - len(blank), value, first) for (a, b), value, first in values])
         return found
+
+    def hidden_states(self, image: Features, texts: Sequence[str]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+        """As in `card.ShowsLayers`."""
+        return states(self, image, texts)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
