@@ -27,6 +27,8 @@ class Row:
     n: int = 0
     chance: float = math.nan
     seed: int = 0
+    how: str = ""
+    """of models that write: the prompts, and what read their answers, with its version"""
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))

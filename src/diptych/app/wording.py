@@ -21,12 +21,20 @@ _TASKS = {
     "linear_probe": "Linear classifier on frozen features",
     "pointing": "Pointing: does a word light up its place in the picture",
     "vqa": "Answers to questions",
+    "video_qa": "Answers to questions about clips",
+    "vqa_shots": "Answers after a few solved questions",
+    "multiple_choice": "The right one of several answers",
+    "yes_no": "Is it there? (POPE)",
     "masked_words": "Words of the caption that are masked",
     "statements": "Statements about two pictures: true or false",
     "grounding": "Grounding: the box that words name",
     "word_regions": "Words and the regions that they belong to",
     "token_probe": "Linear classifier of objects on fused tokens",
     "captioning": "Captions against those of people",
+    "hallucination": "What captions speak of and is not there (CHAIR)",
+    "attribute_tokens": "Words of the caption that only the picture fixes",
+    "naming": "The likeliest of all names",
+    "picture_use": "What the picture is worth to a caption",
     "gap": "Distance between the modalities",
 }
 _METRICS = {
@@ -38,6 +46,19 @@ _METRICS = {
     "cider_d": "CIDEr-D",
     "rouge_l": "ROUGE-L",
     "exact": "the usual answer, to the letter",
+    "balanced": "right choice, mean over types",
+    "answered": "answered at all",
+    "chair_i": "mentions of what is not there (smaller is better)",
+    "chair_s": "captions with such a mention (smaller is better)",
+    "mentions": "objects that a caption speaks of",
+    "nats": "nats a word (smaller is better)",
+    "nats_rest": "nats a token of the rest",
+    "perplexity": "perplexity with its picture (smaller is better)",
+    "perplexity_blind": "perplexity with no picture",
+    "perplexity_wrong": "perplexity with a wrong picture",
+    "gain": "nats a token saved against no picture",
+    "gain_over_wrong": "nats a token saved against a wrong picture",
+    "own_first": "likelier with its own picture",
     "rerank_depth": "candidates of a query that were fused with it",
     "pairwise": "true caption before a false one, pair by pair",
     "phrase": "phrase points at its object",
@@ -48,14 +69,33 @@ _METRICS = {
     "image_uniformity": "spread of pictures (smaller is wider)",
     "text_uniformity": "spread of captions (smaller is wider)",
 }
-HEADLINES = ("text_to_image_r1", "top1", "image_to_text_r1", "accuracy", "phrase", "phrase_r1", "expression_r1")
+HEADLINES = (
+    "text_to_image_r1",
+    "top1",
+    "image_to_text_r1",
+    "accuracy",
+    "phrase",
+    "phrase_r1",
+    "expression_r1",
+    "own_first",
+)
 """The metrics that say most, in this order."""
 _CHOICES = {
     "vqa": "questions are answered right",
     "statements": "statements are judged right",
     "word_regions": "phrases belong to the region of their object",
+    "video_qa": "questions are answered right",
+    "attribute_tokens": "words of attributes are foreseen",
+    "naming": "names are the likeliest in their place",
 }
-_SCALES = ("cider_d",)  # may be small, and go beyond 1
+_SCALES = (
+    "cider_d",
+    "chair_i",
+    "chair_s",
+    "mentions",
+    "gain",
+    "gain_over_wrong",
+)  # no shares, or the smaller the better
 _SIDES = {"image_to_text": ("picture", "caption"), "text_to_image": ("caption", "picture")}
 
 
@@ -86,6 +126,7 @@ def headline(row: Row) -> str:
         "image_to_text_r1": f"of {row.n:,} pictures find their own caption first",
         "top1": f"of {row.n:,} pictures get their right class first",
         "accuracy": f"of {row.n:,} {_CHOICES.get(row.task, 'captions score above all their false ones')}",
+        "own_first": f"of {row.n:,} captions are likelier with their own picture than with another",
         "phrase": f"of {row.n:,} phrases point at their object",
         "phrase_r1": f"of {row.n:,} phrases find their box first",
         "expression_r1": f"of {row.n:,} expressions find their box first",

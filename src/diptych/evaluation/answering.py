@@ -1,20 +1,24 @@
-"""Questions about what is seen: is the answer that the method chooses one that people gave?"""
+"""Questions about what is seen: is the answer that the method chooses, or writes, one that people gave?"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from diptych.card import AnswersQuestions, Generates
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate, paired
+from diptych.evaluation.generation import SHORT, Ask, how, own_prompt, short, written
 from diptych.evaluation.measures import Column, Measure, Result
 from diptych.views.answers import agreement, normalise
 
+LONGEST = 12  # tokens of a written answer
 _TYPES = 12  # types of questions that have figures of their own, the most frequent ones
 
 
@@ -43,10 +47,27 @@ def vqa(bench: Bench) -> Result:
     Raises:
         CannotEvaluate: no sample has a question with an answer.
     """
-    asked = list(questions(bench))
-    if not asked:
-        raise CannotEvaluate(f"vqa needs questions with answers; no sample of {bench.data.name} has one.")
-    said = replies(bench, asked)
+    asked = some_questions(bench, "vqa")
+    return judged(bench, asked, replies(bench, asked))
+
+
+def video_qa(bench: Bench) -> Result:
+    """The same about clips, where what happens, in which order and which way counts as much as what is there.
+
+    balanced: the mean over the types of their accuracies, so that no type counts for more because it is asked more
+    often.
+    """
+    asked = some_questions(bench, "video_qa")
+    result = judged(bench, asked, replies(bench, asked))
+    rows, types = [one.row for one in asked], [one.type for one in asked]
+    usual = constant_answers(asked)
+    guessed = statistics.mean_per_class([scores(usual[one.type], one)[0] for one in asked], types)
+    balanced = statistics.mean_per_class(result.samples["accuracy"], types, clusters=rows)
+    return replace(result, measures=[Measure("balanced", balanced, guessed.value), *result.measures])
+
+
+def judged(bench: Bench, asked: Sequence[Asked], said: Sequence[str]) -> Result:
+    """The figures of answers to questions."""
     usual = constant_answers(asked)
     values = np.array([scores(answer, one) for answer, one in zip(said, asked, strict=True)])  # (n, 2)
     guessed = np.array([scores(usual[one.type], one) for one in asked])
@@ -61,14 +82,18 @@ def vqa(bench: Bench) -> Result:
         estimate = statistics.mean(values[of, 0], clusters=rows[of])
         measures.append(Measure(metric, estimate, float(guessed[of, 0].mean())))
         table[metric] = np.where(of, values[:, 0], np.nan)
-    asking: dict[str, Column] = {
+    asking: dict[str, Column] = {**columns(bench, asked), "answer": said}
+    return Result(measures, {**asking, **table}, "" if _chooses(bench.method) else how(SHORT, question=prompt(bench)))
+
+
+def columns(bench: Bench, asked: Sequence[Asked]) -> dict[str, Column]:
+    """What a table of samples says of questions."""
+    return {
         "key": [bench.samples[one.row].key for one in asked],
         "question": [one.question for one in asked],
-        "type": types,
-        "answer": said,
+        "type": [one.type for one in asked],
         "truth": [one.usual for one in asked],
     }
-    return Result(measures, {**asking, **table})
 
 
 _SCORES = ("accuracy", "exact")
@@ -88,8 +113,37 @@ def questions(bench: Bench) -> Iterator[Asked]:
                 yield Asked(row, str(one["question"]), answers, str(one.get("type") or ""))
 
 
+def some_questions(bench: Bench, task: str) -> list[Asked]:
+    """The questions of all samples.
+
+    Raises:
+        CannotEvaluate: no sample has a question with an answer.
+    """
+    asked = list(questions(bench))
+    if not asked:
+        raise CannotEvaluate(f"{task} needs questions with answers; no sample of {bench.data.name} has one.")
+    return asked
+
+
+def prompt(bench: Bench) -> str:
+    """How the method that writes wants to be asked."""
+    return own_prompt(bench.method.prompts, "question")
+
+
 def replies(bench: Bench, asked: Sequence[Asked]) -> list[str]:
-    """The method's answer to each question; an empty one where its logits are not numbers."""
+    """The method's answer to each question: chosen from its list, where it has one, else written."""
+    if _chooses(bench.method):
+        return _chosen(bench, asked)
+    asks = [Ask((one.row,), prompt(bench).format(one.question)) for one in asked]
+    return [short(answer) for answer in written(bench, asks, LONGEST)]
+
+
+def _chooses(method: Any) -> bool:
+    return isinstance(method, AnswersQuestions) and bool(method.answers or not isinstance(method, Generates))
+
+
+def _chosen(bench: Bench, asked: Sequence[Asked]) -> list[str]:
+    """The likeliest answer of the method's list; an empty one where its logits are not numbers."""
     known = bench.method.answers
     texts = {text: place for place, text in enumerate(dict.fromkeys(one.question for one in asked))}
     pairs = np.array([(one.row, texts[one.question]) for one in asked])

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych.evaluation import statistics
-from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, moved
+from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.measures import Measure, Result
 from diptych.evaluation.statistics import Estimate
-from diptych.training import watchdog
 from diptych.views.captions import ORDERS, CiderD, bleu, bleu_counts, rouge_l
 
 
@@ -25,7 +24,7 @@ def captioning(bench: Bench) -> Result:
     rows = [row for row, captions in enumerate(bench.captions) if captions]
     if len(rows) < 2:
         raise CannotEvaluate(f"captioning needs at least two samples with captions; {bench.data.name} has {len(rows)}.")
-    written = [caption for caption, own in zip(captions(bench), bench.captions, strict=True) if own]
+    written = [caption for caption, own in zip(bench.written, bench.captions, strict=True) if own]
     references = [bench.captions[row] for row in rows]
     cider = CiderD(references)
     elsewhere = [*written[len(rows) // 2 :], *written[: len(rows) // 2]]
@@ -49,15 +48,6 @@ def captioning(bench: Bench) -> Result:
     keys = [bench.samples[row].key for row in rows]
     columns = {"key": keys, "caption": written, "reference": [captions[0] for captions in references]}
     return Result(measures, {**columns, "cider_d": by_sample[:, 0], "rouge_l": by_sample[:, 1]})
-
-
-def captions(bench: Bench) -> list[str]:
-    """What the method says of each sample."""
-    written: list[str] = []
-    for some in blocks(len(bench.samples), bench.batch):
-        written += bench.method.caption(moved(bench.encoded_images.take(some), bench.device))
-        watchdog.now()
-    return written
 
 
 def _scores(

@@ -132,6 +132,15 @@ class Bench:
         return [[text for text in _captions(sample) if text.strip()] for sample in self.samples]
 
     @cached_property
+    def written(self) -> list[str]:
+        """The caption that the method writes of each sample."""
+        said: list[str] = []
+        for some in blocks(len(self.samples), self.batch):
+            said += self.method.caption(moved(self.encoded_images.take(some), self.device))
+            watchdog.now()
+        return said
+
+    @cached_property
     def classes(self) -> list[str]:
         """Names of the classes: the data set's own list, or the categories that occur."""
         named = list(self.data.classes)
@@ -250,11 +259,11 @@ class Bench:
 def paired(image: Features, text: Features, pairs: Ints, device: str) -> Iterator[tuple[slice, Features, Features]]:
     """Features of pairs, (n, 2) rows of images and texts, a block at a time on the device, without common padding."""
     for some in blocks(len(pairs), PAIRS):
-        yield some, _rows(image, pairs[some, 0], device), _rows(text, pairs[some, 1], device, padded=True)
+        yield some, rows_on(image, pairs[some, 0], device), rows_on(text, pairs[some, 1], device, padded=True)
         watchdog.now()
 
 
-def _rows(features: Features, rows: Ints, device: str, *, padded: bool = False) -> Features:
+def rows_on(features: Features, rows: Ints, device: str, *, padded: bool = False) -> Features:
     """Rows of features on the device; what occurs several times is moved once. A grid of patches has no padding."""
     different, row = np.unique(rows, return_inverse=True)
     some = features.take(torch.from_numpy(different))

@@ -34,6 +34,8 @@ class Result:
 
     measures: list[Measure]
     samples: Mapping[str, Column] = field(default_factory=dict)
+    how: str = ""
+    """prompts, and the version of what reads answers, where there are such"""
 
 
 def stacked(*tables: Mapping[str, Column]) -> dict[str, list[Any]]:

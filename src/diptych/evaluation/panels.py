@@ -76,13 +76,20 @@ def _draw_image_to_text(bench: Bench, way: Way, path: Path) -> None:
     )
 
 
-def draw_answers(bench: Bench, result: Result, folder: Path) -> None:
-    """Writes answers.png: six samples, with up to four questions each, what was answered and what is true."""
+def draw_answers(
+    bench: Bench, result: Result, folder: Path, *, name: str = "answers", title: str = "Questions and answers"
+) -> None:
+    """Writes NAME.png: six samples, with up to four questions each, what was answered and what is true.
+
+    The table of samples has `key`, `question`, `answer` and `truth`, and `right` or `accuracy`.
+    """
     by_key: dict[str, list[pictures.Answer]] = {}
-    columns = [result.samples[name] for name in ("key", "question", "answer", "truth", "accuracy")]
-    for key, question, answer, truth, accuracy in zip(*columns, strict=True):
-        by_key.setdefault(key, []).append(pictures.Answer(question, answer, truth, accuracy > 0))
-    _draw_answered(bench, by_key, "Questions and answers", folder / "answers.png")
+    table = result.samples
+    scores = next((table[score] for score in ("right", "accuracy") if score in table), [1.0] * len(table["key"]))
+    columns = [table[column] for column in ("key", "question", "answer", "truth")]
+    for key, question, answer, truth, score in zip(*columns, scores, strict=True):
+        by_key.setdefault(key, []).append(pictures.Answer(question, answer, truth, score > 0))
+    _draw_answered(bench, by_key, title, folder / f"{name}.png")
 
 
 def draw_statements(bench: Bench, result: Result, folder: Path) -> None:
@@ -103,6 +110,24 @@ def draw_captions(bench: Bench, result: Result, folder: Path) -> None:
         for key, caption, person, score in zip(*columns, strict=True)
     }
     _draw_answered(bench, by_key, "Captions", folder / "captions.png")
+
+
+def draw_told(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes attribute_tokens.png: six samples, and how likely the words of their captions were held to be."""
+    told: dict[str, dict[bool, list[str]]] = {}
+    columns = [result.samples[name] for name in ("key", "word", "accuracy", "nats")]
+    for key, word, hit, nats in zip(*columns, strict=True):
+        if hit == hit:  # a word of an attribute; the rest has no such value
+            told.setdefault(key, {True: [], False: []})[bool(hit)].append(f"{word} {np.exp(-nats):.0%}")
+    by_key = {
+        key: [
+            pictures.Answer("Foreseen" if hit else "Not foreseen", ", ".join(some), "another word", hit)
+            for hit, some in words.items()
+            if some
+        ]
+        for key, words in told.items()
+    }
+    _draw_answered(bench, by_key, "Words that only the picture fixes", folder / "attribute_tokens.png")
 
 
 def _draw_answered(

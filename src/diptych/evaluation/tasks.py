@@ -1,172 +1,28 @@
-"""The table of tasks, and `evaluate`, which runs those that a method and a data set allow."""
+"""`evaluate`, which runs those of the table of tasks that a method and a data set allow."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diptych.batch import MissingField, missing, require
-from diptych.card import (
-    AlignsWords,
-    AnswersQuestions,
-    Captions,
-    EmbedsImages,
-    EmbedsTexts,
-    FillsWords,
-    Grounds,
-    JudgesStatements,
-    Locates,
-    MatchesPairs,
-    ProbesTokens,
-    ScoresPairs,
-    ShowsLayers,
-)
+from diptych.card import Grounds, ScoresPairs
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.decode import BrokenSample
-from diptych.evaluation import panels
-from diptych.evaluation.answering import vqa
-from diptych.evaluation.captioning import captioning
-from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
-from diptych.evaluation.embed import Bench, CannotEvaluate, Space, judging
-from diptych.evaluation.gap import gap
-from diptych.evaluation.grounding import grounding, word_regions
-from diptych.evaluation.masked_words import masked_words
+from diptych.evaluation.embed import Bench, CannotEvaluate, judging
 from diptych.evaluation.measures import Result, write_samples
-from diptych.evaluation.mir import mir
-from diptych.evaluation.pairs import pair_retrieval
-from diptych.evaluation.pointing import pointing
-from diptych.evaluation.probe import knn, linear_probe, token_probe
 from diptych.evaluation.reading import GIVEN, own_fields, with_implied
-from diptych.evaluation.retrieval import retrieval
-from diptych.evaluation.statements import statements
-from diptych.evaluation.zero_shot import zero_shot
+from diptych.evaluation.table import TASKS, Task
 from diptych.results import Row
 
 log = logging.getLogger("diptych.evaluation")
 
 _RUN_OF_NEIGHBOURS = 16
-
-
-@dataclass(frozen=True)
-class Task:
-    """One evaluation: what it asks of a method and of a data set, and the function that does it.
-
-    What a method sees with (pictures, regions, clips) is named by its card; `needs` are the fields beside it.
-    """
-
-    about: str
-    protocols: tuple[type, ...]
-    needs: tuple[str, ...]
-    function: Callable[[Bench], Result]
-    uses: tuple[str, ...] = ()
-    """fields that it takes where they are there"""
-    draw: Callable[[Bench, Result, Path], None] | None = None
-    """writes pictures into a folder"""
-    trains: bool = False
-    """learns from a training set that is given beside the evaluated one"""
-    sides: bool = False
-    """looks at the two sides of a sample, which then need not have what the method sees with itself"""
-
-    def spaces(self, method: Any) -> set[Space]:
-        """What samples are encoded for; re-ranking chooses candidates in the joint space, where there is one."""
-        fuses = any(hasattr(protocol, "encode_image") for protocol in self.protocols)
-        found: set[Space] = {"sides" if self.sides else "fusion"} if fuses else set()
-        if EmbedsImages in self.protocols or (MatchesPairs in self.protocols and isinstance(method, ScoresPairs)):
-            found.add("joint")
-        return found
-
-
-_PAIRS = (EmbedsImages, EmbedsTexts, ScoresPairs)
-
-TASKS: dict[str, Task] = {
-    "retrieval": Task(
-        "R@1, R@5, R@10 and median rank, picture to caption and back",
-        _PAIRS,
-        ("text",),
-        retrieval,
-        draw=panels.draw_retrieval,
-    ),
-    "pair_retrieval": Task(
-        "the same, each pair fused", (MatchesPairs,), ("text",), pair_retrieval, draw=panels.draw_pair_retrieval
-    ),
-    "hard_gallery": Task("R@1 among look-alikes", _PAIRS, ("text", "scene"), hard_gallery),
-    "pair_hard_gallery": Task("the same, each pair fused", (MatchesPairs,), ("text", "scene"), pair_hard_gallery),
-    "foils": Task("true caption against almost right ones", _PAIRS, ("text", "negatives"), foils),
-    "pair_foils": Task("the same, each pair fused", (MatchesPairs,), ("text", "negatives"), pair_foils),
-    "zero_shot": Task(
-        "classification by the names of the classes", _PAIRS, ("category",), zero_shot, draw=panels.draw_confusion
-    ),
-    "knn": Task("classification by the nearest training pictures", (EmbedsImages,), ("category",), knn, trains=True),
-    "linear_probe": Task(
-        "a linear classifier on frozen features", (EmbedsImages,), ("category",), linear_probe, trains=True
-    ),
-    "pointing": Task(
-        "does a word find its place in the picture",
-        (EmbedsImages, EmbedsTexts, Grounds),
-        ("text", "boxes", "spans"),
-        pointing,
-        uses=("attributes", "scene"),
-        draw=panels.draw_heat,
-    ),
-    "vqa": Task(
-        "answers to questions, by ten people's where there are",
-        (AnswersQuestions,),
-        ("questions",),
-        vqa,
-        draw=panels.draw_answers,
-    ),
-    "masked_words": Task(
-        "words of the caption that are masked, guessed with the picture",
-        (FillsWords,),
-        ("text", "spans", "attributes"),
-        masked_words,
-    ),
-    "statements": Task(
-        "is a statement about two pictures true",
-        (JudgesStatements,),
-        ("sides", "text", "category"),
-        statements,
-        uses=("group",),
-        draw=panels.draw_statements,
-        sides=True,
-    ),
-    "grounding": Task(
-        "boxes for phrases of captions and for referring expressions",
-        (Locates,),
-        ("boxes",),
-        grounding,
-        uses=("text", "spans", "expressions"),
-        draw=panels.draw_boxes,
-    ),
-    "word_regions": Task(
-        "does a word belong to the region of its object", (AlignsWords,), ("text", "boxes", "spans"), word_regions
-    ),
-    "token_probe": Task(
-        "a linear classifier of objects on fused tokens",
-        (ProbesTokens,),
-        ("text", "boxes"),
-        token_probe,
-        uses=("attributes", "scene"),
-        trains=True,
-    ),
-    "captioning": Task(
-        "written captions against those of people", (Captions,), ("text",), captioning, draw=panels.draw_captions
-    ),
-    "gap": Task("distance between the modalities", (EmbedsImages, EmbedsTexts), ("text",), gap),
-    "mir": Task(
-        "distance of what is seen from words, in the layers of a language model",
-        (ShowsLayers,),
-        ("text",),
-        mir,
-        draw=panels.draw_layers,
-    ),
-}
-"""The one lookup table of evaluations: name -> task."""
 
 
 @dataclass(frozen=True)
@@ -304,13 +160,9 @@ def possible(
 def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None) -> str:
     """Why a task cannot run, in a sentence; empty if it can."""
     task = TASKS[name]
-    lacking = [protocol.__name__ for protocol in task.protocols if not isinstance(method, protocol)]
-    if lacking:
-        return f"task {name} cannot run: method {method.card.id} does not implement {', '.join(lacking)}."
-    untrained: Mapping[str, str] = getattr(method, "lacks", {})
-    for protocol in task.protocols:
-        if protocol.__name__ in untrained:
-            return f"task {name} cannot run: method {method.card.id} cannot do it, {untrained[protocol.__name__]}."
+    unable = task.unable(method)
+    if unable:
+        return f"task {name} cannot run: method {method.card.id} {unable}."
     needs = task.needs if task.sides else (*own_fields(method.card.needs), *task.needs)
     try:
         require(with_implied(sorted(data.has)), needs, who=f"task {name}", source=f"data set {data.name}")
@@ -369,6 +221,7 @@ def _rows(method: str, run: str, data: Dataset, task: str, seed: int, result: Re
             n=measure.estimate.n,
             chance=measure.chance,
             seed=seed,
+            how=result.how,
         )
         for measure in result.measures
     ]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
+from diptych.views.nouns import article
 from diptych.world.generate import Vocabulary
 from diptych.world.knobs import Style
 from diptych.world.scene import OPPOSITE, Object, Relation, Scene, holds
@@ -20,8 +21,6 @@ from diptych.world.scene import OPPOSITE, Object, Relation, Scene, holds
 ATTRIBUTES = ("category", "colour", "texture", "size")
 _PREPOSITION = {"left of": "to the left of", "right of": "to the right of"}
 _EARLY = ("plain", "shiny")  # textures that stand before the colour: a shiny red ring, a red striped ring
-_AN = ("a", "e", "i", "o", "u", "hour", "heir", "honest")
-_NOT_AN = ("uni", "use", "eu", "uk", "ufo", "one", "once")  # a unicorn: written with a vowel, not spoken with one
 
 
 class Phrase(NamedTuple):
@@ -151,11 +150,6 @@ def _assign(plan: Plan, scene: Scene, taken: list[int]) -> bool:
         for i, thing in enumerate(scene.objects)
         if i not in taken and phrase.fits(thing)
     )
-
-
-def article(noun: str) -> str:
-    """`a` or `an`, by the sound of the next word."""
-    return "an" if noun.lower().startswith(_AN) and not noun.lower().startswith(_NOT_AN) else "a"
 
 
 def write(plan: Plan) -> Caption:

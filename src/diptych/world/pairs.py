@@ -13,11 +13,11 @@ from random import Random
 from typing import Any, ClassVar, NamedTuple
 
 from diptych.batch import Sample
+from diptych.views.nouns import plural
 from diptych.world.fields import FIELDS, Draft
 from diptych.world.generate import scene, stream
 from diptych.world.language import Phrase
 from diptych.world.made import Made
-from diptych.world.questions import plural
 from diptych.world.scene import SHAPES, Scene
 
 SIDE_FIELDS = {

@@ -13,12 +13,12 @@ from itertools import permutations
 from random import Random
 from typing import Any, NamedTuple
 
+from diptych.views.nouns import plural
 from diptych.world.generate import Vocabulary, vocabulary
 from diptych.world.knobs import Knobs
 from diptych.world.language import Phrase
 from diptych.world.scene import DIRECTIONS, OPPOSITE, SHAPES, Scene
 
-_IRREGULAR = {"fish": "fish"}
 _THAN = {"small": "smaller", "large": "larger"}
 
 
@@ -28,11 +28,6 @@ class Option(NamedTuple):
     form: str
     answer: str
     words: tuple[str, ...] = ()
-
-
-def plural(noun: str) -> str:
-    """The plural of a shape's name."""
-    return _IRREGULAR.get(noun) or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def questions(scene: Scene, words: Vocabulary, types: Sequence[str], most: int, rng: Random) -> list[dict[str, Any]]:
