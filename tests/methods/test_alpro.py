@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import method_helpers
 import numpy as np
 import pytest
 import torch
+from method_helpers import batch_of, figures, learn
 from PIL import Image
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
@@ -16,6 +18,7 @@ from diptych.batch import Batch, Features, Sample, Step
 from diptych.encoders.from_hf import HfText
 from diptych.encoders.tokenizer import own_tokenizer
 from diptych.encoders.video import TimeSformer
+from diptych.evaluation.tasks import evaluate
 from diptych.methods.fusion import alpro
 from diptych.methods.fusion.alpro import ALPRO, Config
 from diptych.models import aligned_video
@@ -23,6 +26,8 @@ from diptych.models.start import start_from
 from diptych.objectives.masked import labelled_cross_entropy
 from diptych.objectives.prompting import entity_loss, mean_inside, pseudo_labels
 from diptych.recipe import Recipe
+from diptych.world.clips import Clips
+from diptych.world.knobs import Knobs
 
 SMALL = Config(
     image_size=16,
@@ -368,3 +373,22 @@ def test_unsure_prompters_are_not_believed() -> None:
     probabilities, counts = pseudo_labels(torch.eye(5)[:1], torch.eye(5), torch.tensor(0.1), 0.9)
     assert counts.all()
     assert probabilities[0, 0] > 0.9
+
+
+@pytest.mark.shows("E", "alpro")
+def test_clips_are_found_by_their_captions_after_learning() -> None:
+    options = {"tasks": ("retrieval",), "pem": 0.0, "dropout": 0.0, "text_layers": 2}
+    found = figures("alpro", ["retrieval", "pair_retrieval"], **options)
+    for task in ("retrieval", "pair_retrieval"):  # eight clips; the median rank of guessing is 4.5
+        assert found[f"{task} text_to_image_r1"].value > 2 * found[f"{task} text_to_image_r1"].chance
+        assert found[f"{task} text_to_image_median_rank"].value < 3
+
+
+@pytest.mark.shows("E", "alpro")
+def test_questions_about_clips_are_answered_after_learning() -> None:
+    knobs = Knobs(video=True, frames=4, events=1, objects=(1, 1), pixels=32, questions=("colour", "direction"), each=1)
+    clips = Clips(size=8, knobs=knobs)
+    method = method_helpers.small("alpro", tasks=("vqa",), pem=0.0, answers=clips.answers)
+    learn(method, batch_of(method, clips), 60)
+    found = {row.metric: row for row in evaluate(method, clips, ["vqa"])}
+    assert found["accuracy"].value > 2 * found["accuracy"].chance

@@ -121,7 +121,7 @@ def attended(layer: Any) -> nn.Module:
     return place
 
 
-def own_bert(context: int = 32, width: int = 128, layers: int = 4, heads: int = 4) -> HfText:
+def own_bert(context: int = 32, width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.1) -> HfText:
     """A small BERT with random weights and our own tokenizer, whose last id, `vocab_size` - 1, is for the mask.
 
     Raises:
@@ -140,6 +140,8 @@ def own_bert(context: int = 32, width: int = 128, layers: int = 4, heads: int = 
         intermediate_size=4 * width,
         initializer_range=0.02 * math.sqrt(768 / width),  # BERT-base's, at any width: else texts begin all alike
         max_position_embeddings=context,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         pad_token_id=tokenizer.pad,
     )
     return HfText(BertModel(config, add_pooling_layer=False), "bert", tokenizer, "cls")

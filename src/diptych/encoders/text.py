@@ -10,7 +10,14 @@ SOURCES = ("transformer", "bert", "hf:NAME_OR_PATH", "open_clip:NAME[/TAG or /FI
 
 
 def text_encoder(
-    name: str, *, width: int = 128, layers: int = 3, heads: int = 4, context: int = 32, pretrained: bool = True
+    name: str,
+    *,
+    width: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    context: int = 32,
+    pretrained: bool = True,
+    dropout: float = 0.1,
 ) -> TextEncoder:
     """A text encoder by its name.
 
@@ -25,6 +32,7 @@ def text_encoder(
         context: longest text in tokens; an encoder with fewer positions takes fewer.
         pretrained: False builds the same encoder without loading weights, to be filled from a checkpoint. On the meta
             device nothing is ever loaded.
+        dropout: of our own `bert`; `transformer` has none, and the others come with theirs.
 
     Raises:
         EncoderError: the name is not known, a library is missing, or the weights cannot be had.
@@ -34,7 +42,7 @@ def text_encoder(
     if name == "bert":
         from diptych.encoders.halves import own_bert
 
-        return own_bert(context, width, layers, heads)
+        return own_bert(context, width, layers, heads, dropout)
     source, _, rest = name.partition(":")
     if source == "hf" and rest:
         from diptych.encoders.from_hf import hf_text

@@ -52,6 +52,8 @@ class AlignedConfig(FusionConfig):
     """layers of our own BERT"""
     text_heads: int = 4
     """attention heads of our own BERT"""
+    dropout: float = 0.1
+    """of our own BERT; one that begins with random weights hardly tells texts apart, and learns to sooner with 0"""
     lower: int = 0
     """layers of the half that reads texts, the others fuse; 0: half of them"""
     embed: int = 64
@@ -94,6 +96,7 @@ class Aligned(nn.Module):
             heads=config.text_heads,
             context=config.context,
             pretrained=weights,
+            dropout=config.dropout,
         )
         halves = TextHalves(bert, config.lower or len(bert.layers) // 2)
         self.text = halves if fuses else halves.cut()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.batch import Batch, Features, Sample, Step, Terms
-from diptych.card import Card
+from diptych.card import Card, Claim
 from diptych.encoders.words import mask_id, special_ids
 from diptych.fusion.cross import initialise
 from diptych.models.aligned_video import Aligned, AlignedConfig, view_clip
@@ -44,7 +44,26 @@ CARD = Card(
     modalities=("video", "text"),
     needs=("video", "texts"),
     idea="a frozen prompter tells which entities a crop shows; the fused tokens inside the crop must tell them too",
-)
+    claims={
+        "entities": Claim(
+            about="fused tokens at the place of an object say better what it is, where a prompter asked for it",
+            metric="token_probe/top1",
+            data=("world:sprites=starter,video=true,frames=4,events=1,motions=move,objects=2,shapes=12,sizes=1,clutter=0,"
+                   "noise=0.02,backgrounds=1,tilt=0,pixels=32,train=4000,evaluation=512",),
+            val=("world:sprites=starter,video=true,frames=4,events=1,motions=move,objects=2,shapes=12,sizes=1,clutter=0,"
+                   "noise=0.02,backgrounds=1,tilt=0,pixels=32,train=4000,evaluation=512",),
+            baseline="alpro:pem=0",
+            budget="samples=38400",
+            settings=(
+                "image_size=32", "image_width=64", "text_width=64", "image_layers=2", "text_layers=2", "frames=2",
+                "context=12", "dropout=0", "task_shares=2 1", "sure=0.1", "batch=64", "lr=1e-3", "workers=1",
+                "evaluations=1",
+                "entities=cyclone rainbow thermometer tornado taco burrito chestnut seedling cactus tulip "
+                "rose hibiscus",
+            ),
+        ),
+    },
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

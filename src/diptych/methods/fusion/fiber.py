@@ -54,16 +54,12 @@ CARD = Card(
             "with as many parameters of co-attention on top of them",
             metric="masked_words/colour",
             also=("pair_foils", "hard_gallery"),
-            data=(
-                "world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
-                "clutter=0,noise=0.02,gallery=8,evaluation=320",
-            ),
-            val=(
-                "world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
-                "clutter=0,noise=0.02,gallery=8,evaluation=320",
-                "world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
-                "clutter=0,noise=0.02,gallery=8,evaluation=320@gallery",
-            ),
+            data=("world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
+                  "clutter=0,noise=0.02,gallery=8,evaluation=320",),
+            val=("world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
+                 "clutter=0,noise=0.02,gallery=8,evaluation=320",
+                 "world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,pixels=32,"
+                 "clutter=0,noise=0.02,gallery=8,evaluation=320@gallery"),
             baseline="fiber:fusion=top",
             budget="samples=16k",
             settings=(
@@ -75,11 +71,14 @@ CARD = Card(
         "coarse": Claim(
             about="of one budget, half spent on pairs of pictures and captions makes phrases find their boxes better",
             metric="grounding/phrase_r1",
-            data=("world",),
-            val=("world",),
+            data=("world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,clutter=0,noise=0.02,evaluation=320",),
+            val=("world:objects=2,shapes=8,colours=8,textures=1,sizes=1,say=colour,clutter=0,noise=0.02,evaluation=320",),
             baseline="fiber:tasks=fine",
-            budget="samples=24k",
-            settings=("tasks=coarse fine", "image_width=64", "text_width=64", "hidden=64", "workers=1"),
+            budget="samples=9600",
+            settings=(
+                "tasks=coarse fine", "image_width=64", "text_width=64", "hidden=64", "levels=1", "head_blocks=1",
+                "context=14", "queue=0", "batch=32", "lr=1e-3", "workers=1", "evaluations=1",
+            ),
         ),
     },
 )  # fmt: skip
