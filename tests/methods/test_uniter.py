@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import method_helpers
 import numpy as np
 import pytest
 import torch
@@ -352,10 +353,20 @@ def test_paper_preset_has_the_papers_trunk_and_training(tmp_path, monkeypatch) -
 
 
 @pytest.mark.shows("E", "uniter")
-def test_retrieval_finds_the_pairs_that_were_learned() -> None:
+def test_retrieval_finds_the_pairs_that_were_learned(monkeypatch) -> None:
+    monkeypatch.setattr(method_helpers, "DRAWS", 150)  # dropout of each step's own: of four, the rows are learned by it
     rows = figures("uniter", ["pair_retrieval"], tasks=("retrieval",), negatives=7)
     for figure in ("pair_retrieval image_to_text_r1", "pair_retrieval text_to_image_r1"):
         assert rows[figure].value > 2 * rows[figure].chance
+
+
+def test_a_narrow_trunk_and_the_parts_around_it_begin_at_one_scale() -> None:
+    """Parts that begin at BERT's 0.02 whatever the width pass on so little that matching is not learned."""
+    method = uniter.UNITER(uniter.Config(text_width=48, region_width=40, region_classes=30))
+    expected = 0.02 * (768 / 48) ** 0.5  # 0.08
+    around = (method.regions.look, method.pooler, method.class_head[-1])
+    for part in (method.trunk.encoder.model.embeddings.word_embeddings, *around):
+        assert part.weight.std().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_a_text_encoder_of_one_kind_of_token_is_refused(tmp_path, monkeypatch) -> None:

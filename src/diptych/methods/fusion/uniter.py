@@ -46,24 +46,36 @@ CARD = Card(
     idea="a BERT over words and regions; one modality masked at a time; words aligned to regions by transport",
     claims={
         "masking": Claim(
-            about="with half of the regions masked, words are learned better while all regions are seen",
+            about="with half of the regions masked, masked colours are guessed better after learning words while all "
+            "regions were seen than after learning both at once",
             metric="masked_words/colour",
-            also=("masked_words/category", "word_regions"),
-            data=("world",),
-            val=("world",),
+            also=("masked_words/category",),
+            data=("world:objects=3,shapes=6,colours=6,textures=1,sizes=1,say=colour,pixels=32,region_noise=0.2",),
+            val=(
+                "world:objects=3,shapes=6,colours=6,textures=1,sizes=1,say=colour,pixels=32,region_noise=0.2,evaluation=500",
+            ),
             baseline="uniter:masking=joint",  # guesses words and regions in every step: twice the losses
-            budget="samples=96k",
-            settings=("mask_regions=0.5", "itm=0", "mlm=1", "mrckl=0", "lr=2e-3", "workers=1", "evaluations=2"),
+            budget="samples=44800",
+            settings=(
+                "text_width=128,text_layers=3,context=12,regions_most=3,mask_words=0.25,mask_regions=0.5",
+                "itm=0,mlm=1,mrfr=1,mrckl=0,lr=1e-3,warmup=0.1,workers=1,evaluations=3",
+            ),
         ),
         "alignment": Claim(
-            about="transport between words and regions makes a phrase belong to the region of its object",
+            about="transport between words and regions, at ten times the paper's weight, makes a phrase belong to the "
+            "region of its object",
             metric="word_regions/accuracy",
             also=("masked_words/colour",),
-            data=("world",),
-            val=("world",),
+            data=("world:objects=3,shapes=6,colours=6,textures=1,sizes=1,say=colour,pixels=32,region_noise=0.2",),
+            val=(
+                "world:objects=3,shapes=6,colours=6,textures=1,sizes=1,say=colour,pixels=32,region_noise=0.2,evaluation=500",
+            ),
             baseline="uniter:wra=0",
-            budget="samples=96k",
-            settings=("lr=2e-3", "workers=1", "evaluations=2"),
+            budget="samples=38400",
+            settings=(
+                "text_layers=3,context=12,regions_most=3,mask_words=0.25,itm=1,mlm=2,mrfr=0,mrckl=0,wra=1",
+                "lr=2e-3,warmup=0.1,workers=1,evaluations=3",
+            ),
         ),
     },
 )
@@ -159,7 +171,7 @@ class UNITER(FusionEncoder):
                 self.pair_attention = PairAttention(width, bert.num_attention_heads, bert.hidden_dropout_prob)
         for part in self.children():
             if part is not self.trunk:
-                initialise(part)
+                initialise(part, bert.initializer_range)  # more than BERT's 0.02 in a narrow one
         self.begin(weights)
 
     # -- words and regions as one sequence -----------------------------------------------------------------------
