@@ -16,10 +16,9 @@ from diptych.world.scene import DIRECTIONS
 
 
 def options(clip: Clip) -> dict[str, str]:
-    """Every question about what happens, with its answer."""
-    return {
-        option.form.format(*option.words): option.answer for ask in telling.OPTIONS.values() for option in ask(clip)
-    }
+    """Every question that a clip backwards answers otherwise, with its answer."""
+    asks = [telling.OPTIONS[kind] for kind in ("order", "direction")]
+    return {option.form.format(*option.words): option.answer for ask in asks for option in ask(clip)}
 
 
 def changes(clip: Clip, index: int) -> list[tuple[int, float, float]]:
@@ -233,10 +232,61 @@ def test_clips_of_cut_outs():
         ("frames=7", "2 events need at least 8 frames, not 7"),
         ("events=9,frames=99", "9 events need as many objects"),
         ("motions=jump", "motion"),
-        ("pairs=true", "no pairs of clips"),
-        ("questions=relation", "order and direction are asked of clips"),
+        ("pairs=true", "clips, pairs or texts"),
+        ("questions=relation", "relation, cell, place, presence, company are asked of pictures"),
     ],
 )
 def test_knobs_of_clips(text, message):
     with pytest.raises(ValueError, match=message):
         open_world(f"video=true,{text}")
+
+
+# --- what is over in two or three frames ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("motion", ["flash", "hop", "dash"])
+def test_brief_events_are_over_in_two_or_three_frames(motion):
+    world = open_world(f"video=true,frames=16,events=2,motions={motion}")
+    lengths, places = Counter(), Counter()
+    for index in range(60):
+        clip = world.item(index)
+        assert clip.backwards.backwards.scenes == clip.scenes
+        for event in clip.events:
+            thing = [made.objects[event.object] for made in clip.scenes]
+            rest = [(one.x, one.y) == (thing[0].x, thing[0].y) for one in thing]
+            busy = [
+                frame for frame in range(16) if not (rest[frame] or (thing[frame] == thing[-1] and motion == "dash"))
+            ]
+            assert busy == list(range(busy[0], busy[-1] + 1))
+            assert thing[0] == thing[-1] or motion == "dash"
+            assert (thing[0].x == thing[0].y == -1) == (motion == "flash")
+            lengths[len(busy)] += 1
+            places[busy[0]] += 1
+            assert telling.verb(event) == {"flash": "flashes"}.get(
+                motion, f"{motion}{'e' * (motion == 'dash')}s {event.direction}"
+            )
+    assert set(lengths) == {2, 3}
+    assert len(places) > 8
+
+
+def test_what_dashes_is_fast_and_what_moves_is_slow():
+    world = open_world("video=true,frames=16,motions=move+dash,questions=speed,each=9")
+    given = Counter()
+    for index in range(100):
+        clip, asked = world.item(index), world.read(index, ["questions"])["questions"]
+        named = {name: i for i, name in telling.singled(clip.middle).items()}
+        for question in asked:
+            found = re.fullmatch(r"Does the (.+) move fast or slowly\?", question["question"])
+            frames = len(changes(clip, named[found[1]]))
+            assert question["answers"] == ["fast" if frames <= 4 else "slowly"]
+            assert not 4 < frames < 6
+            given[question["answers"][0]] += 1
+    assert 0.4 < given["fast"] / given.total() < 0.6
+    assert set(world.answers) == {"fast", "slowly"}
+
+
+def test_a_direction_that_few_frames_show_is_asked_for():
+    world = open_world("video=true,frames=16,events=1,motions=hop,questions=direction")
+    for index in range(20):
+        (question,) = world.read(index, ["questions"])["questions"]
+        assert question["answers"] == [world.item(index).events[0].direction]

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from diptych.world import Knobs, Object, Scene, scene, vocabulary
 from diptych.world.knobs import STYLES
-from diptych.world.language import article, foils, plan, split, true, write
+from diptych.world.language import ENDINGS, FORMS, JOINTS, OPENERS, article, foils, plan, split, true, write
 from diptych.world.scene import COLOURS, PLACES, SHAPES, SIZES, TEXTURES
 
 KNOBS = [
@@ -32,11 +32,11 @@ def parse(text: str) -> tuple[list[dict[str, str]], list[tuple[int, str, int]]]:
             assert kind not in said
             said[kind] = word
         between = text[last : match.start()].strip(" ,.")
-        if things and between not in ("", "and", "There is"):
+        if things and between not in ("", "and", "There is") and text[last : match.start()] not in JOINTS:
             links.append((len(things) - 1, between.removeprefix("to the "), len(things)))
         things.append(said)
         last = match.end()
-    assert text[last:] in ("", ".")
+    assert text[last:] in ("", ".", *ENDINGS)
     return things, links
 
 
@@ -219,3 +219,20 @@ def test_cut_outs_are_named_without_what_they_lack():
     assert write(plan(made, "short", (), Random(1))).text in ("an apple and a dog", "a dog and an apple")
     sized = write(plan(made, "partial", ("size", "colour"), Random(1))).text
     assert sized in ("a small apple and a large dog", "a large dog and a small apple")
+
+
+def test_varied_captions_say_the_same_in_many_ways():
+    made = scene(3, 5, Knobs())
+    plans = [plan(made, "varied", ("colour",), Random(seed)) for seed in range(400)]
+    assert len({said.form for said in plans}) > 200
+    assert len(OPENERS) * len(JOINTS) * len(ENDINGS) == FORMS
+    for said in plans[:20]:
+        caption = write(said)
+        things = [made.objects[box] for box in made.focus]
+        assert sorted(caption.text[start:end] for start, end, _ in caption.spans) == sorted(
+            f"{thing.colour} {thing.category}" for thing in things
+        )
+        assert 20 <= len(caption.text.split()) <= 40
+        opener, ending = (next(part for part in parts if part in caption.text) for parts in (OPENERS, ENDINGS))
+        assert caption.text.startswith(opener)
+        assert caption.text.endswith(ending)

@@ -15,6 +15,7 @@ from diptych.world.opening import open_world
 from diptych.world.pairs import Pairs
 from diptych.world.questions import answers_of
 from diptych.world.scene import Background, Object, Relation, Scene
+from diptych.world.texts import Texts
 
 __all__ = [
     "SPLITS",
@@ -29,6 +30,7 @@ __all__ = [
     "Relation",
     "Scene",
     "Sprite",
+    "Texts",
     "World",
     "answers_of",
     "draw",

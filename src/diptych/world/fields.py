@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diptych.world.dialogue import dialogue
 from diptych.world.draw import Drawing, Outline, draw, outline
 from diptych.world.expressions import expressions
 from diptych.world.generate import stream
 from diptych.world.knobs import STYLES, Style
 from diptych.world.language import Caption, Plan, foils, plan, split, write
-from diptych.world.questions import questions
+from diptych.world.questions import possible_answers, questions, with_options
 from diptych.world.regions import Regions, detect
 from diptych.world.scene import Scene
 from diptych.world.translations import translations
@@ -78,8 +79,8 @@ def _image(draft: Draft) -> Image.Image:
 
 
 def _texts(draft: Draft) -> list[str]:
-    """A caption in each style, the knobs' own first."""
-    others = [write(draft.plan(style)).text for style in STYLES if style != draft.knobs.caption]
+    """A caption in each style, the knobs' own first; in `varied` only where the knobs say so."""
+    others = [write(draft.plan(style)).text for style in STYLES if style not in (draft.knobs.caption, "varied")]
     return list(dict.fromkeys([draft.caption.text, *others]))
 
 
@@ -104,6 +105,12 @@ def _phrases(draft: Draft) -> list[str]:
 def _translations(draft: Draft) -> dict[str, str]:
     names = {name: sprite.names for name, sprite in draft.world.sprites.items()}
     return translations(draft.caption.plan, names)
+
+
+def _questions(draft: Draft) -> list[dict[str, Any]]:
+    knobs, rng = draft.knobs, draft.rng("questions")
+    asked = questions(draft.scene, draft.words, knobs.asked, knobs.each, rng)
+    return with_options(asked, possible_answers(knobs, draft.words), knobs.options, rng)
 
 
 def _scene(draft: Draft) -> dict[str, Any]:
@@ -141,9 +148,8 @@ FIELDS: Mapping[str, Callable[[Draft], Any]] = {
     "masks": lambda draft: draft.outline.masks,
     "attributes": lambda draft: [thing.attributes for thing in draft.scene.objects],
     "relations": lambda draft: [tuple(relation) for relation in draft.scene.relations],
-    "questions": lambda draft: questions(
-        draft.scene, draft.words, draft.knobs.asked, draft.knobs.each, draft.rng("questions")
-    ),
+    "questions": _questions,
+    "conversation": lambda draft: dialogue(draft.scene, draft.words, draft.plan("long"), draft.rng("dialogue")),
     "expressions": lambda draft: expressions(draft.scene, draft.rng("expressions")),
     "negatives": lambda draft: [text for text, _ in draft.foils],
     "scene": _scene,

@@ -86,7 +86,7 @@ def scene(seed: int, index: int, knobs: Knobs, split: str = "train", words: Voca
     count = rng.randint(*knobs.objects)
     focus = sorted(rng.sample(range(count), knobs.focus(count)))
     held_out = set(focus) if split == "composition" else set()
-    pairs = _pairs(rng, count, words, held_out, repeats=knobs.repeats)
+    pairs = _pairs(rng, count, words, held_out, knobs)
     sizes = [rng.choice(words.sizes) if words.sizes else "" for _ in pairs]
     centres, radii = _layout(rng, knobs, sizes)
     depths = rng.sample(range(count), count)
@@ -117,14 +117,16 @@ def _background(rng: Random, knobs: Knobs) -> Background:
     )
 
 
-def _pairs(rng: Random, count: int, words: Vocabulary, held_out: set[int], *, repeats: bool) -> list[tuple[str, str]]:
+def _pairs(rng: Random, count: int, words: Vocabulary, held_out: set[int], knobs: Knobs) -> list[tuple[str, str]]:
     """A (category, colour) for each object; no pair twice in a scene, so that the two words always single one out.
 
     The objects in `held_out` get held-out pairs, the others never do.
     """
+    repeats, company = knobs.repeats, knobs.company
     for _ in range(50):
         unseen = _unseen(rng, len(held_out), words, repeats)
-        rest = _categories(rng, count - len(unseen), words, [category for category, _ in unseen], repeats)
+        taken = [category for category, _ in unseen]
+        rest = _accompanied(rng, _categories(rng, count - len(unseen), words, taken, repeats), words, taken, company)
         seen: list[tuple[str, str]] = []
         for category in rest:
             free = [pair for pair in words.known[category] if pair not in seen]
@@ -160,6 +162,21 @@ def _categories(rng: Random, count: int, words: Vocabulary, taken: Sequence[str]
     wanted = wanted[:count]
     rng.shuffle(wanted)
     return wanted
+
+
+def companion(category: str, categories: Sequence[str]) -> str:
+    """The category that often is where this one is, with `Knobs.company`; "" for the last of an odd number."""
+    other = categories.index(category) ^ 1
+    return categories[other] if other < len(categories) else ""
+
+
+def _accompanied(rng: Random, chosen: list[str], words: Vocabulary, taken: Sequence[str], company: float) -> list[str]:
+    """The same categories, but that the second, the fourth, ... often is the companion of the one before it."""
+    for first in range(0, len(chosen) - 1, 2) if company else ():
+        other = companion(chosen[first], words.categories)
+        if rng.random() < company and other and other not in (*chosen, *taken):
+            chosen[first + 1] = other
+    return chosen
 
 
 def _layout(rng: Random, knobs: Knobs, sizes: Sequence[str]) -> tuple[list[tuple[float, float]], list[float]]:

@@ -11,12 +11,16 @@ from diptych.config import nearest
 from diptych.text import one_line
 from diptych.world.scene import BACKGROUNDS, COLOURS, SIZES, TEXTURES
 
-Style = Literal["partial", "short", "long", "relations"]
+Style = Literal["partial", "short", "long", "relations", "varied"]
 STYLES: tuple[Style, ...] = get_args(Style)
 SAYABLE = ("colour", "texture", "size")
 QUESTIONS = ("exist", "count", "colour", "relation", "compare", "order", "direction")
+"""types of questions that are asked unless others are named"""
+TYPES = (*QUESTIONS, "cell", "place", "presence", "company", "speed")
 MOTIONS = ("move", "bounce", "enter", "appear")
-_OF_PICTURES, _OF_CLIPS = ("relation",), ("order", "direction")
+"""what may happen in a clip unless something else is named"""
+BRIEF = ("flash", "hop", "dash")
+_OF_PICTURES, _OF_CLIPS = ("relation", "cell", "place", "presence", "company"), ("order", "direction", "speed")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Knobs:
     """standard deviation of the noise on every pixel, as a share of the whole range"""
     caption: Style = "partial"
     """which caption is `text`: `partial` and `relations` name the objects in focus with what `say` lists, `short` with
-    their colours alone, `long` says everything about every object, a sentence each"""
+    their colours alone, `long` says everything about every object, a sentence each, `varied` is as `partial` within
+    one of many phrasings of about twenty more words"""
     named: float = 2.0
     """how many objects are in focus, the ones that captions name; below 1 a share of them, 0: all"""
     say: tuple[str, ...] = ("colour", "texture")
@@ -69,9 +74,15 @@ class Knobs:
     gallery: int = 16
     """the size of such groups in the split `gallery`"""
     questions: tuple[str, ...] = QUESTIONS
-    """the types of questions: of exist, count, colour, relation (of pictures), compare, order, direction (of clips)"""
+    """the types of questions: of exist, count, colour, compare; of pictures also relation, cell (of three rows and
+    columns), place, presence, company (of what often goes with something that is there, without it); of clips also
+    order, direction, speed"""
     each: int = 2
     """at most so many questions of each type about a scene"""
+    options: int = 0
+    """so many options has a question that is not answered by yes or no; 0: none are given"""
+    company: float = 0.0
+    """how often an object's companion, the other of the first two categories, of the next two, ..., is there too"""
     region_noise: float = 0.35
     """standard deviation of the noise on the features of regions, which are ones and zeros; 0: exact, boxes too"""
     region_extra: int = 0
@@ -87,7 +98,10 @@ class Knobs:
     events: int = 2
     """how many things happen in a clip, one after the other, each to another object"""
     motions: tuple[str, ...] = MOTIONS
-    """what may happen in a clip: of move, bounce (there and back), enter (or leave) and appear (or disappear)"""
+    """what may happen in a clip: of move, bounce (there and back), enter (or leave), appear (or disappear); and what
+    lasts two or three frames: flash, hop (there and back) and dash"""
+    text: bool = False
+    """samples are texts about scenes, which are never drawn (`Texts`)"""
     train: int = 20_000
     """number of scenes of the split `train`"""
     evaluation: int = 1_000
@@ -106,21 +120,27 @@ class Knobs:
         unknown = [word for word in self.say if word not in SAYABLE]
         if unknown:
             raise ValueError(f"say: {nearest(unknown[0], SAYABLE, 'attribute')}")
-        unknown = [kind for kind in self.questions if kind not in QUESTIONS]
+        unknown = [kind for kind in self.questions if kind not in TYPES]
         if unknown:
-            raise ValueError(f"questions: {nearest(unknown[0], QUESTIONS, 'type')}")
+            raise ValueError(f"questions: {nearest(unknown[0], TYPES, 'type')}")
         if self.caption not in STYLES:
             raise ValueError(f"caption: {nearest(self.caption, STYLES, 'style')}")
         if self.questions and not self.asked:
-            raise ValueError("questions: order and direction are asked of clips (video=true), relation of pictures.")
+            other = ", ".join(_OF_CLIPS if not self.video else _OF_PICTURES)
+            raise ValueError(f"questions: {other} are asked of {'pictures' if self.video else 'clips (video=true)'}.")
+        if self.options == 1:
+            raise ValueError("options: a choice has two options or more; 0 asks without any.")
+        if self.company and self.repeats:
+            raise ValueError("company: no companions are drawn where categories repeat; leave out one of the two.")
         self._check_motion()
 
     def _check_motion(self) -> None:
-        unknown = [motion for motion in self.motions if motion not in MOTIONS]
+        motions = (*MOTIONS, *BRIEF)
+        unknown = [motion for motion in self.motions if motion not in motions]
         if unknown or not self.motions:
-            raise ValueError(f"motions: {nearest(unknown[0] if unknown else 'none', MOTIONS, 'motion')}")
-        if self.video and self.pairs:
-            raise ValueError("there are no pairs of clips: leave out pairs or video.")
+            raise ValueError(f"motions: {nearest(unknown[0] if unknown else 'none', motions, 'motion')}")
+        if self.video + self.pairs + self.text > 1:
+            raise ValueError("a world has clips, pairs or texts: leave out all of video, pairs and text but one.")
         if self.video and self.events > self.objects[0]:
             raise ValueError(f"{self.events} events need as many objects: raise objects or lower events.")
         if self.video and self.frames < 4 * self.events:
@@ -155,6 +175,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "hard": (1, 10_000),
     "gallery": (2, 10_000),
     "each": (1, 1000),
+    "options": (0, 26),
+    "company": (0, 1),
     "region_noise": (0, 2),
     "region_extra": (0, 100),
     "pixels": (8, 4096),

@@ -20,6 +20,33 @@ from diptych.world.scene import OPPOSITE, Object, Relation, Scene, holds
 
 ATTRIBUTES = ("category", "colour", "texture", "size")
 _PREPOSITION = {"left of": "to the left of", "right of": "to the right of"}
+OPENERS = (
+    "in this picture one can clearly see ",
+    "whoever made this drawing has put into it ",
+    "if you look at it for a while you will find ",
+    "the first thing that most people notice here is ",
+    "what we have before us today is nothing but ",
+    "somebody took the time to show us ",
+    "on the whole there is not much here but ",
+    "let me tell you what is there : it is ",
+)
+JOINTS = (
+    " , and not very far away from that there is also ",
+    " , while in another part of it we come upon ",
+    " together with something else , which is ",
+    " , and as if that were not enough , ",
+    " next to which , or nearly so , stands ",
+    " . apart from that it has room for ",
+)
+ENDINGS = (
+    " , and that is all there is to say about it .",
+    " , as anybody can see at the first glance .",
+    " , and the rest of it is hardly worth a word .",
+    " , and we may leave it at that for now .",
+    " , with some other things that nobody has named .",
+    " . what else it holds is for you to find out .",
+)
+FORMS = len(OPENERS) * len(JOINTS) * len(ENDINGS)
 _EARLY = ("plain", "shiny")  # textures that stand before the colour: a shiny red ring, a red striped ring
 
 
@@ -76,6 +103,8 @@ class Plan:
     style: Style
     phrases: tuple[Phrase, ...]
     links: tuple[Relation, ...] = ()
+    form: int = 0
+    """in the style `varied`, which of `FORMS` phrasings"""
 
 
 class Mention(NamedTuple):
@@ -119,7 +148,8 @@ def plan(scene: Scene, style: Style, say: Sequence[str], rng: Random) -> Plan:
     attributes = spoken(style, say)
     things = [(i, scene.objects[i]) for i in chosen]
     phrases = [Phrase(i, thing.category, **{name: getattr(thing, name) for name in attributes}) for i, thing in things]
-    return Plan(style, tuple(phrases), tuple(_links(scene, chosen, rng)) if style == "relations" else ())
+    links = tuple(_links(scene, chosen, rng)) if style == "relations" else ()
+    return Plan(style, tuple(phrases), links, rng.randrange(FORMS) if style == "varied" else 0)
 
 
 def spoken(style: Style, say: Sequence[str]) -> Sequence[str]:
@@ -161,6 +191,7 @@ def write(plan: Plan) -> Caption:
         text += f"{_joint(plan, i, predicates)}{article} "
         starts.append(len(text))
         text += f"{words} {phrase.place}." if plan.style == "long" else words
+    text += _form(plan)[2] if plan.style == "varied" else ""
     return Caption(text, plan, tuple(starts))
 
 
@@ -168,11 +199,20 @@ def _joint(plan: Plan, i: int, predicates: Mapping[int, str]) -> str:
     """What stands between phrase i and the one before it, or before the first."""
     if plan.style == "long":
         return " There is " if i else "There is "
+    if plan.style == "varied":
+        return _form(plan)[i > 0]
     if i in predicates:
         return f" {_PREPOSITION.get(predicates[i], predicates[i])} "
     if not i:
         return ""
     return ", and " if predicates else " and " if i == len(plan.phrases) - 1 else ", "
+
+
+def _form(plan: Plan) -> tuple[str, str, str]:
+    """What opens a varied caption, what stands between two phrases, and how it ends."""
+    rest, opener = divmod(plan.form, len(OPENERS))
+    ending, joint = divmod(rest, len(JOINTS))
+    return OPENERS[opener], JOINTS[joint], ENDINGS[ending]
 
 
 def split(plan: Plan) -> list[Plan]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from diptych.world.generate import Vocabulary, scene, stream
-from diptych.world.knobs import Knobs
+from diptych.world.knobs import BRIEF, Knobs
 from diptych.world.scene import DIRECTIONS, Object, Scene, overlap
 
 REVERSE = {
@@ -23,25 +23,34 @@ REVERSE = {
     "leave": "enter",
     "appear": "disappear",
     "disappear": "appear",
+    "flash": "flash",
+    "hop": "hop",
+    "dash": "dash",
 }
 KINDS = {
     "move": ("move",),
     "bounce": ("bounce",),
     "enter": ("enter", "leave"),
     "appear": ("appear", "disappear"),
+    **{motion: (motion,) for motion in BRIEF},
 }
 """a word of the knob `motions` -> what it lets happen"""
 TURNED = {"left": "right", "right": "left", "up": "down", "down": "up", "": ""}
 _PAUSE = 0.08  # before and after each event, as a share of its time
+_BRIEF = 2.5  # frames that a brief event lasts
 _AWAY = -1.0  # a place where nothing is seen
+STILL = ("appear", "disappear", "flash")
+"""what happens to an object that does not move"""
+BACK = ("bounce", "hop")
+"""what goes there and back"""
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happens to `object` from `start` to `end`, shares of the clip.
 
-    `direction` is where it moves: one of `DIRECTIONS`, or "" for what appears or disappears. A `bounce` goes there and
-    back.
+    `direction` is where it moves: one of `DIRECTIONS`, or "" for what appears, disappears or flashes. What bounces or
+    hops goes there and back.
     """
 
     object: int
@@ -53,7 +62,7 @@ class Event:
     @property
     def backwards(self) -> Event:
         """What happens where the clip runs backwards."""
-        direction = self.direction if self.kind == "bounce" else TURNED[self.direction]
+        direction = self.direction if self.kind in BACK else TURNED[self.direction]
         return Event(self.object, REVERSE[self.kind], direction, 1 - self.end, 1 - self.start)
 
 
@@ -97,8 +106,12 @@ def clip(seed: int, index: int, knobs: Knobs, split: str, words: Vocabulary) -> 
     events, paths = [], []
     for number, mover in enumerate(movers):
         kind = rng.choice(KINDS[rng.choice(knobs.motions)])
-        direction = "" if kind in KINDS["appear"] else rng.choice(DIRECTIONS)
+        direction = "" if kind in STILL else rng.choice(DIRECTIONS)
         start, end = ((number + share) / len(movers) for share in (_PAUSE, 1 - _PAUSE))
+        if kind in BRIEF:
+            length = min(end - start, _BRIEF / (knobs.frames - 1))
+            start += rng.random() * (end - start - length)
+            end = start + length
         events.append(Event(mover, kind, direction, start, end))
         paths.append(_path(still.objects[mover], kind, direction, rng))
     scenes = []
@@ -114,8 +127,12 @@ def clip(seed: int, index: int, knobs: Knobs, split: str, words: Vocabulary) -> 
 def _path(thing: Object, kind: str, direction: str, rng: Random) -> Callable[[float], Object]:
     """Where the object is at each share of an event."""
     if not direction:
-        seen = (lambda share: share >= 0.5) if kind == "appear" else (lambda share: share < 0.5)
-        return lambda share: thing if seen(share) else replace(thing, x=_AWAY, y=_AWAY)
+        seen: dict[str, Callable[[float], bool]] = {
+            "appear": lambda share: share >= 0.5,
+            "disappear": lambda share: share < 0.5,
+            "flash": lambda share: 0 < share < 1,
+        }
+        return lambda share: thing if seen[kind](share) else replace(thing, x=_AWAY, y=_AWAY)
     axis = "x" if direction in ("left", "right") else "y"
     sign = 1 if direction in ("right", "down") else -1
     rest = getattr(thing, axis)
@@ -125,7 +142,7 @@ def _path(thing: Object, kind: str, direction: str, rng: Random) -> Callable[[fl
         first, last = (outside, rest) if kind == "enter" else (rest, outside)
         return lambda share: _at(thing, axis, first + (last - first) * share)
     around, middle, way = 1 + 2 * edge, rng.random(), rng.uniform(0.35, 0.5)
-    shape = (lambda share: share - 0.5) if kind == "move" else (lambda share: 1 - abs(2 * share - 1))
+    shape = (lambda share: 1 - abs(2 * share - 1)) if kind in BACK else (lambda share: share - 0.5)
     return lambda share: _at(thing, axis, (around * middle + sign * way * shape(share)) % around - edge)
 
 

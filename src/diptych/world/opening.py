@@ -11,17 +11,19 @@ from diptych.world.draw import Sprite
 from diptych.world.knobs import READERS, Knobs, parse_options, whole
 from diptych.world.made import Made
 from diptych.world.pairs import Pairs
+from diptych.world.texts import Texts
 
 
 def open_world(options: str = "", split: str = "train", sprites: Sequence[Sprite] = ()) -> Made[Any]:
     """A world from text such as `objects=4,named=2,seed=1`: knobs, and `seed`.
 
-    With `pairs=true` its samples are statements about two pictures (`Pairs`), with `video=true` clips (`Clips`).
+    With `pairs=true` its samples are statements about two pictures (`Pairs`), with `video=true` clips (`Clips`), with
+    `text=true` texts and nothing else (`Texts`).
 
     Raises:
         ValueError: an unknown name (the nearest one is named), or a value that does not fit.
     """
     values = parse_options(options, {"seed": whole, **READERS})
     seed, knobs = values.pop("seed", 0), Knobs(**values)
-    kind: type[Made[Any]] = Pairs if knobs.pairs else Clips if knobs.video else World
+    kind: type[Made[Any]] = Pairs if knobs.pairs else Clips if knobs.video else Texts if knobs.text else World
     return kind(split, seed=seed, knobs=knobs, sprites=sprites)

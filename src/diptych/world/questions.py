@@ -1,4 +1,4 @@
-"""Questions about a scene with their answers, in English: exist, count, colour, relation, compare.
+"""Questions about a scene with their answers, in English: exist, count, colour, relation, compare, cell and so on.
 
 A type's options are all that could be asked, each with its form (a template), its answer and the words that fill the
 form. What is asked is drawn by form first, then by answer, so that neither the type nor the form gives the answer away
@@ -8,16 +8,16 @@ where the scene allows more than one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 from random import Random
 from typing import Any, NamedTuple
 
 from diptych.views.nouns import plural
-from diptych.world.generate import Vocabulary, vocabulary
+from diptych.world.generate import Vocabulary, companion, vocabulary
 from diptych.world.knobs import Knobs
-from diptych.world.language import Phrase
-from diptych.world.scene import DIRECTIONS, OPPOSITE, SHAPES, Scene
+from diptych.world.language import Phrase, article
+from diptych.world.scene import DIRECTIONS, OPPOSITE, PLACES, SHAPES, Scene
 
 _THAN = {"small": "smaller", "large": "larger"}
 
@@ -43,6 +43,25 @@ def questions(scene: Scene, words: Vocabulary, types: Sequence[str], most: int, 
     ]
 
 
+def with_options(
+    asked: list[dict[str, Any]], possible: Mapping[str, Sequence[str]], count: int, rng: Random
+) -> list[dict[str, Any]]:
+    """The same questions with up to `count` `options`, the answer among them; not those answered by yes or no.
+
+    Wrong options are possible answers of the type, near the right one where answers are numbers.
+    """
+    for one in asked if count else ():
+        answer = one["answers"][0]
+        if answer in ("yes", "no"):
+            continue
+        wrong = [other for other in possible[one["type"]] if other != answer and other not in ("yes", "no")]
+        if answer.isdecimal():
+            wrong = sorted(wrong, key=lambda other: abs(int(other) - int(answer)))[: 2 * count]
+        options = [answer, *rng.sample(wrong, min(len(wrong), count - 1))]
+        one["options"] = rng.sample(options, len(options))
+    return asked
+
+
 def draw_questions(options: Iterable[Option], most: int, rng: Random) -> Iterator[tuple[str, str]]:
     """Up to `most` of the options, none twice: all forms are equally likely, then all answers of the form."""
     forms: dict[str, dict[str, list[Option]]] = {}
@@ -64,14 +83,22 @@ def draw_questions(options: Iterable[Option], most: int, rng: Random) -> Iterato
 
 def answers_of(knobs: Knobs, cutouts: Sequence[str] = ()) -> tuple[str, ...]:
     """Every answer that a question of this world may have."""
-    words = vocabulary(knobs, cutouts)
+    possible = possible_answers(knobs, vocabulary(knobs, cutouts))
+    return tuple(dict.fromkeys(answer for answers in possible.values() for answer in answers))
+
+
+def possible_answers(knobs: Knobs, words: Vocabulary) -> dict[str, Sequence[str]]:
+    """Type of question -> every answer that one of this type may have; for the types that are asked."""
     possible: dict[str, Sequence[str]] = {
         "count": [str(number) for number in range(knobs.objects[1] + 1)],
         "colour": words.colours,
+        "cell": words.colours,
+        "place": PLACES,
         "order": ("yes", "no", *words.categories),
         "direction": DIRECTIONS,
+        "speed": ("fast", "slowly"),
     }
-    return tuple(dict.fromkeys(answer for kind in knobs.asked for answer in possible.get(kind, ("yes", "no"))))
+    return {kind: possible.get(kind, ("yes", "no")) for kind in knobs.asked}
 
 
 def name(scene: Scene, index: int) -> str:
@@ -138,10 +165,48 @@ def _compare(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
             yield Option("Do the {} and the {} have the same colour?", same, (one, other))
 
 
+def _cell(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    """What stands alone in a cell of three rows and three columns; with `grid=3` that is all there is."""
+    cells = Counter(thing.place for thing in scene.objects)
+    for thing in scene.objects:
+        if cells[thing.place] == 1 and thing.colour:
+            row, column = divmod(PLACES.index(thing.place), 3)
+            yield Option("What colour is row {}, column {}?", thing.colour, (str(row + 1), str(column + 1)))
+
+
+def _place(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    for index, name in singled(scene).items():
+        yield Option("Where is the {}?", scene.objects[index].place, (name,))
+
+
+def _presence(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    """Whether there is something of a category; where not, of any other one (POPE's random setting)."""
+    return _there(scene, words.categories, rng)
+
+
+def _company(scene: Scene, words: Vocabulary, rng: Random) -> Iterator[Option]:
+    """As `_presence`, of companions of what is there: expected, and not always there (POPE's adversarial setting)."""
+    companions = {companion(thing.category, words.categories) for thing in scene.objects}
+    return _there(scene, sorted(companions - {""}), rng)
+
+
+def _there(scene: Scene, categories: Sequence[str], rng: Random) -> Iterator[Option]:
+    """As many that are there as are not, so that the answers are equally frequent however many are asked for."""
+    there = {thing.category for thing in scene.objects}
+    yes, no = ([one for one in categories if (one in there) == is_there] for is_there in (True, False))
+    for answer, some in (("yes", yes), ("no", no)):
+        for category in rng.sample(some, min(len(yes), len(no))):
+            yield Option("Is there {} {} in it?", answer, (article(category), category))
+
+
 OPTIONS: dict[str, Callable[[Scene, Vocabulary, Random], Iterable[Option]]] = {
     "exist": _exist,
     "count": _count,
     "colour": _colour,
     "relation": _relation,
     "compare": _compare,
+    "cell": _cell,
+    "place": _place,
+    "presence": _presence,
+    "company": _company,
 }

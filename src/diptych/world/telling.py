@@ -7,10 +7,11 @@ from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
-from diptych.world.knobs import Style
+from diptych.world.knobs import BRIEF, Style
 from diptych.world.language import Foil, Phrase, spoken
-from diptych.world.motion import KINDS, TURNED, Clip, Event
+from diptych.world.motion import KINDS, STILL, TURNED, Clip, Event
 from diptych.world.questions import Option, singled
+from diptych.world.scene import DIRECTIONS
 
 _SIDES = {"left": "left", "right": "right", "up": "top", "down": "bottom"}
 
@@ -27,6 +28,9 @@ def verb(event: Event) -> str:
     if event.kind in KINDS["enter"]:
         side = _SIDES[TURNED[event.direction] if event.kind == "enter" else event.direction]
         return f"enters from the {side}" if event.kind == "enter" else f"leaves at the {side}"
+    if event.kind in BRIEF:
+        does = "hops" if event.kind == "hop" else f"{event.kind}es"
+        return f"{does} {event.direction}".strip()
     if not event.direction:
         return f"{event.kind}s"
     return f"moves {event.direction}{' and back' if event.kind == 'bounce' else ''}"
@@ -38,7 +42,7 @@ def verbs(motions: Sequence[str]) -> tuple[str, ...]:
         Event(0, kind, direction, 0.0, 1.0)
         for motion in motions
         for kind in KINDS[motion]
-        for direction in ([""] if motion == "appear" else ["left", "right", "up", "down"])
+        for direction in ([""] if kind in STILL else DIRECTIONS)
     ]
     return tuple(map(verb, events))
 
@@ -101,7 +105,7 @@ def foils(clip: Clip, names: dict[int, str]) -> list[Foil]:
 
 
 def _direction(clip: Clip) -> Iterator[Option]:
-    """Not of what goes somewhere and back: its frames show where, in any order."""
+    """Not of what bounces: its frames show where, in any order. Few frames may have nothing of a hop."""
     names = singled(clip.middle)
     for event in clip.events:
         if event.object in names and event.direction and event.kind != "bounce":
@@ -123,4 +127,12 @@ def _order(clip: Clip) -> Iterator[Option]:
                 yield Option("Which {}s first, the {} or the {}?", category, (does, a, b))
 
 
-OPTIONS: dict[str, Callable[[Clip], Iterable[Option]]] = {"order": _order, "direction": _direction}
+def _speed(clip: Clip) -> Iterator[Option]:
+    names = singled(clip.middle)
+    for event in clip.events:
+        if event.object in names and event.kind in ("move", "dash"):
+            speed = "fast" if event.kind == "dash" else "slowly"
+            yield Option("Does the {} move fast or slowly?", speed, (names[event.object],))
+
+
+OPTIONS: dict[str, Callable[[Clip], Iterable[Option]]] = {"order": _order, "direction": _direction, "speed": _speed}
