@@ -36,6 +36,7 @@ SMALL = {
 OWN = {
     "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05},
     "fiber": {"hidden": 32, "queue": 0},
+    "limber": {"tasks": ("pretrain",), "layers": 1, "dropout": 0.0},
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4
@@ -123,13 +124,30 @@ PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
 
 
 def public_folders(folder: Path) -> None:
-    """Folders by the names of public text encoders: their configs, and tokenizers of as many entries, no weights."""
-    from transformers import BertConfig, RobertaConfig
+    """Folders by the names of public models: their configs, and tokenizers of as many entries, no weights."""
+    from transformers import BeitConfig, BertConfig, GPTJConfig, RobertaConfig
+
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    for name in ("microsoft/beit-large-patch16-224-pt22k", "microsoft/beit-large-patch16-224-pt22k-ft22k"):
+        BeitConfig(**large).save_pretrained(folder / name)
+    language_folder(folder / "EleutherAI/gpt-j-6b", GPTJConfig())  # its own sizes are those of the 6B model
 
     for name, sizes in PUBLIC.items():
         config = RobertaConfig(**sizes) if name.startswith("roberta") else BertConfig(**sizes)
         config.save_pretrained(folder / name)
         write_tokenizer(folder / name, config.vocab_size)
+
+
+def language_folder(place: Path, config, words: Sequence[str] = ("a",)) -> None:
+    """A config of a language model and a tokenizer of a few words, whose last is `<end>`; no weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", *words, "<end>"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(place)
+    config.save_pretrained(place)
 
 
 def write_tokenizer(folder: Path, size: int) -> None:

@@ -206,6 +206,7 @@ PAPER_PARAMETERS = {
     # AlproForPretrain, whose prompter has six layers and two heads that it never uses
     "alpro": 233_883_429 + 231_165_245 - 42_527_232 - 622_650 - 1_538,
     # Swin-B, RoBERTa-base without its pooler, cross-attention in six pairs, maps and poolers, tau, two heads
+    "limber": 136_202_640 + 6_050_882_784 + 12_587_008,  # CLIP's RN50x16 without its attention pool, GPT-J, the map
     "fiber": 86_878_584 + 124_055_040 + 12_607_494 + 13_387_782 + 5_117_952 + 1 + 39_245_913 + 3_074,
 }
 

@@ -142,8 +142,14 @@ def _most(data: Dataset, name: str) -> int:
     return int(max(largest, default=-1)) + 1
 
 
+def _named(config: Any, data: Dataset) -> int:
+    """How many classes `label` counts."""
+    return len(data.classes) if "label" in data.has else 0
+
+
 _FROM_DATA: dict[str, Callable[[Any, Dataset], Any]] = {
     "answers": _answers,
+    "classes": _named,
     "entities": _entities,
     "region_width": _width,
     "region_classes": _classes,

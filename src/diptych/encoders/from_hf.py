@@ -42,6 +42,7 @@ IMAGES: dict[str, tuple[int, Sequence[float], Sequence[float]]] = {
     "siglip_vision_model": (0, HALF, HALF),
     "vit": (1, HALF, HALF),
     "deit": (2, HALF, HALF),
+    "beit": (1, HALF, HALF),
     "dinov2": (1, IMAGENET_MEAN, IMAGENET_STD),
     "dinov2_with_registers": (1, IMAGENET_MEAN, IMAGENET_STD),
 }
@@ -58,7 +59,7 @@ TEXTS: dict[str, Pooling] = {
     "electra": "cls",
     "distilbert": "cls",
 }
-_HAS_POOLER = ("vit", "deit", "bert", "roberta", "xlm-roberta", "camembert")
+_HAS_POOLER = ("vit", "deit", "beit", "bert", "roberta", "xlm-roberta", "camembert")
 
 
 class HfImage(ImageEncoder):

@@ -96,6 +96,32 @@ class OpenClipResNet(ImageEncoder):
         return Features(tokens, pool(x), all_real(tokens))
 
 
+class OpenClipMap(ImageEncoder):
+    """A ResNet of CLIP without its attention pool: tokens are its last feature map, pooled is their mean."""
+
+    def __init__(self, visual: Any, name: str, size: int) -> None:
+        super().__init__()
+        self.name, self.visual = name, visual
+        self.width = int(visual.attnpool.q_proj.in_features)
+        self.grid = (size // 32, size // 32)
+        self.set_pixels(size, *_normalisation(visual))
+        del visual.attnpool
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The four stages."""
+        return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
+
+    def forward(self, image: Tensor, edit: Edit | None = None) -> Features:
+        """(B, 3, H, W) -> tokens (B, P, D), pooled (B, D), mask (B, P)."""
+        x = self.visual.stem(self.pixels(image))
+        with editing(self.layers, edit):
+            for stage in self.layers:
+                x = stage(x)
+        tokens = x.flatten(2).transpose(1, 2)  # row by row
+        return Features(tokens, tokens.mean(1), all_real(tokens))
+
+
 class OpenClipText(TextEncoder):
     """open_clip's own text transformer.
 
@@ -150,16 +176,21 @@ class OpenClipText(TextEncoder):
 
 
 def open_clip_image(path: str, size: int, pretrained: bool) -> ImageEncoder:
-    """The image tower of NAME[/TAG].
+    """The image tower of NAME[/TAG], or of NAME[/TAG]#map, a ResNet without its attention pool.
 
     Raises:
         EncoderError: open_clip is missing, knows no such name or tag, or the tower is of a kind that is not known here.
     """
     name = f"open_clip:{path}"
+    path, _, part = path.partition("#")
     model, _, loaded = _load(path, pretrained, size)
     visual = model.visual
     encoder: ImageEncoder | None = None
     kind = type(visual).__name__
+    if part and (part != "map" or kind != "ModifiedResNet"):
+        raise EncoderError(f"{name!r} has no part {part!r}: write #map behind the name of a ResNet, or nothing.")
+    if part:
+        return OpenClipMap(visual, name, size)
     if kind == "VisionTransformer":
         theirs = OpenClipViT(visual, name, size)
         encoder = own_image(theirs) or theirs

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diptych.encoders.base import EncoderError, need, on_meta
 from diptych.encoders.chat import ChatTokenizer, saved_chat_tokenizer
+from diptych.text import one_line
 
 SOURCES = ("own", "hf:NAME_OR_PATH", "packaged:smollm2")
 
@@ -39,6 +40,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.context, self.name = model, tokenizer, context, name
         self.vocab_size, self.width = model.get_input_embeddings().weight.shape
+        self.tied = _tied(model)
+        self.register_state_dict_post_hook(_without_twins)
+        self.register_load_state_dict_pre_hook(_with_twins)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -91,6 +95,25 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits if scale == 1 else logits * scale
         return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another one under a second name -> its first."""
+    first = {id(value): name for name, value in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {f"model.{name}": f"model.{first[id(value)]}" for name, value in every if first[id(value)] != name}
+
+
+def _without_twins(language: LanguageModel, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    """A tied head is saved once, as the embeddings."""
+    for name in language.tied:
+        state.pop(prefix + name, None)
+
+
+def _with_twins(language: LanguageModel, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name, first in language.tied.items():
+        if prefix + first in state:
+            state[prefix + name] = state[prefix + first]
 
 
 def language_model(
@@ -156,15 +179,18 @@ def _own(width: int, layers: int, heads: int, context: int) -> LanguageModel:
 def _from_hf(place: str, name: str, context: int, weights: bool, **options: Any) -> LanguageModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from diptych.encoders.from_hf import quiet
+
     place, _, random = place.partition("#")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        if random or not weights or on_meta():
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, **options))
-        else:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            if random or not weights or on_meta():
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, **options))
+            else:
+                model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise EncoderError(f"There is no language model at {place!r} ({' '.join(str(error).split())[:160]}).") from None
+        raise EncoderError(f"There is no language model at {place!r} ({one_line(str(error), 160)}).") from None
     most = getattr(model.config, "max_position_embeddings", None) or context
     return LanguageModel(model, _chat(tokenizer), min(context, most), name)
 

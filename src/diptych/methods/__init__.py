@@ -29,6 +29,7 @@ IDS: dict[str, str] = {
     "lxmert": "diptych.methods.fusion.lxmert",
     "alpro": "diptych.methods.fusion.alpro",
     "fiber": "diptych.methods.fusion.fiber",
+    "limber": "diptych.methods.generative.limber",
 }
 
 

@@ -132,12 +132,12 @@ def _places(model: GenerativeVLM, image: Features | None) -> list[int]:
     return [model.connector.tokens] * media
 
 
-def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Batch]:
+def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Batch]:
     """Sequences -> (B, T, D), and the batch of them, both padded at the end."""
     columns = {
-        name: pad_sequence([torch.as_tensor(one[name]) for one in read], batch_first=True)
-        if isinstance(value, Tensor)
-        else torch.tensor([one[name] for one in read])
+        name: pad_sequence([one[name] for one in read], batch_first=True)
+        if value.ndim
+        else torch.stack([one[name] for one in read])
         for name, value in read[0].items()
     }
     batch = Batch(columns).to(next(model.parameters()).device)

@@ -14,7 +14,8 @@ the language model, C width of the encoder, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,6 +32,7 @@ from diptych.encoders.language import LanguageModel, language_model
 from diptych.encoders.memory import FeatureMemory
 from diptych.fusion.moca import MoCa
 from diptych.models.generation import Prompt, answers_to, chances, states, there
+from diptych.models.generative_config import GenerativeConfig
 from diptych.models.packing import mask_for, pack
 from diptych.models.pretrained import Pretrained
 from diptych.models.start import State, start_from
@@ -53,66 +55,6 @@ MEDIA = ("video", "images", "image")
 PROMPTS = {"caption": "", "question": "{}", "choice": "{}", "yes_no": "{}"}
 
 Loss = Callable[[Batch, Step], Terms]
-
-
-@dataclass(frozen=True)
-class GenerativeConfig:
-    """What all language models that see can be told. Sizes count only for our own `vit` and `own`."""
-
-    image: str = "vit"
-    """image tower: vit, timm:NAME, hf:NAME_OR_PATH, open_clip:NAME/TAG or packaged:NAME"""
-    image_size: int = 64
-    """side of the square picture, in pixels"""
-    image_width: int = 128
-    """width of our own ViT"""
-    image_layers: int = 3
-    """layers of our own ViT"""
-    image_heads: int = 4
-    """attention heads of our own ViT"""
-    patch: int = 8
-    """side of a patch of our own ViT, in pixels"""
-    frames: int = 4
-    """frames that are taken of a clip"""
-    language: str = "own"
-    """language model: own, hf:NAME_OR_PATH or packaged:smollm2"""
-    width: int = 128
-    """width of our own language model"""
-    layers: int = 4
-    """layers of our own language model"""
-    heads: int = 4
-    """attention heads of our own language model"""
-    context: int = 256
-    """longest sequence, in tokens, those of pictures included"""
-    template: str = "plain"
-    """how conversations are written: plain, vicuna or chatml"""
-    moca: bool = False
-    """whether visual tokens have a scale and a shift of their own in every layer (arXiv 2410.07167)"""
-    tasks: tuple[str, ...] = ("pretrain",)
-    """what is trained, one after the other: `text pretrain instruct`"""
-    task_shares: tuple[float, ...] = ()
-    """share of the run's samples that each of them gets; none: equal shares"""
-    task_data: tuple[str, ...] = ()
-    """name of the data set, of several, that each of them trains on, or `all`; none: all of them on all"""
-    pack: int = 0
-    """tokens of a row in which sequences lie side by side, at least those of the longest; 0: each is a padded row"""
-    attention: str = "sdpa"
-    """how the language model attends: sdpa, eager or flex_attention (CUDA; long rows then cost what is in them)"""
-    start: str = ""
-    """folder of a run or of a saved method, or file of an official checkpoint, whose weights it begins with"""
-    train: tuple[str, ...] = ()
-    """for each task a regular expression: parameters whose names match train in it; none: as the method says"""
-    freeze: tuple[str, ...] = ()
-    """regular expressions; parameters whose names match do not train"""
-    lora_rank: int = 0
-    """rank of low-rank updates of the language model, which train in its place but in the task text; 0: none"""
-    lora_alpha: float = 16.0
-    """weight of these updates, times `lora_rank`"""
-    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """regular expressions; linear layers of the language model whose names match get such an update"""
-    checkpointing: bool = False
-    """keeps only what goes into each layer of the language model, and computes the rest again: memory for time"""
-    remember: int = 0
-    """megabytes in which features of a frozen encoder are kept, so that each picture is computed once; 0 keeps none"""
 
 
 class GenerativeVLM(nn.Module, Pretrained):
@@ -163,7 +105,7 @@ class GenerativeVLM(nn.Module, Pretrained):
             adapt.lora(self.language, config.lora_targets, config.lora_rank, config.lora_alpha)
             self.language.requires_grad_(True)  # what trains is said stage by stage
         if weights and config.start:
-            start_from(self, config.start, self.from_official)
+            start_from(self, config.start, self.from_official, {"image.": "encoder."})
 
     @staticmethod
     def from_official(state: State) -> State:
@@ -173,9 +115,12 @@ class GenerativeVLM(nn.Module, Pretrained):
     # -- views ---------------------------------------------------------------------------------------------------
 
     def views(self, sample: Sample, rng: np.random.Generator | None) -> dict[str, Any]:
-        """What the sample shows, and its conversation, caption or text as a sequence: `ids`, `labels`, `visual`."""
+        """What the sample shows, its class, and its conversation, caption or text as `ids`, `labels`, `visual`."""
         seen, visual = self.view_media(sample, rng)
-        return {**seen, **self.read(self.turns(sample, rng), visual)}
+        if "label" in sample:
+            seen["label"] = int(sample.label)
+        said = {"conversation", "questions", "texts", "text"} & {*sample, *sample.lacks}
+        return {**seen, **self.read(self.turns(sample, rng), visual)} if said else seen
 
     def view_media(self, sample: Sample, rng: np.random.Generator | None) -> tuple[dict[str, Any], list[int]]:
         """What the sample shows, by the names of `batch`, and the tokens of the language model for each marker.
@@ -188,15 +133,21 @@ class GenerativeVLM(nn.Module, Pretrained):
         if kinds[:1] == ["video"]:
             if "video" not in sample:
                 return {"video": torch.zeros(self.config.frames, 3, size, size, dtype=torch.uint8)}, []
-            frames = clip.view(sample.video, size, self.config.frames, rng=rng)
+            frames = clip.view(sample.video, size, self.config.frames, rng=rng, crop=self.cut(rng))
             return {"video": frames}, [tokens * len(frames) // self.frames_together]
         shown = sample.images if "images" in sample else [sample.image] if "image" in sample else []
-        seen = [picture.resize(one, size) for one in shown]
+        cut = self.cut(rng)
+        seen = [picture.resampled(one, cut(one.width, one.height, rng), size) for one in shown]
         several = torch.stack(seen or [torch.zeros(3, size, size, dtype=torch.uint8)])
         if "images" in kinds:
             mask = torch.full((len(several),), bool(shown))
             return {"images": several, "images_mask": mask}, [tokens] * len(seen)
         return ({"image": several[0]} if kinds else {}), [tokens] * len(seen)
+
+    def cut(self, rng: np.random.Generator | None) -> picture.Crop:
+        """Which part of a picture is seen: all of it, or in training what `crop` keeps."""
+        whole = rng is None or self.config.crop == (1.0, 1.0)
+        return picture.whole if whole else partial(picture.area, scale=self.config.crop)
 
     @property
     def frames_together(self) -> int:
@@ -214,7 +165,8 @@ class GenerativeVLM(nn.Module, Pretrained):
 
     def read(self, turns: Sequence[Turn], visual: Sequence[int], *, open: bool = False) -> dict[str, Any]:
         """Turns -> `ids`, `labels`, `visual` (T,), `length`, cut at the context."""
-        return sequence(turns, self.language.tokenizer, self.template, visual, self.language.context, open=open)
+        made = sequence(turns, self.language.tokenizer, self.template, visual, self.language.context, open=open)
+        return {name: torch.as_tensor(value) for name, value in made.items()}
 
     # -- from a batch to a loss ----------------------------------------------------------------------------------
 
@@ -223,12 +175,16 @@ class GenerativeVLM(nn.Module, Pretrained):
         media = next((batch[name] for name in ("video", "images", "image") if name in batch), None)
         if media is None:
             return None
-        features = self.image_memory(self.encoder, media.flatten(0, -4))
+        features = self.look(media.flatten(0, -4))
         if media.ndim == 4:
             return features
         size = len(media)
         tokens, mask = (part.unflatten(0, (size, -1)).flatten(1, 2) for part in (features.tokens, features.mask))
         return Features(tokens, features.pooled.unflatten(0, (size, -1)).mean(1), mask)
+
+    def look(self, media: Tensor) -> Features:
+        """(N, 3, H, W) media -> tokens (N, P', C), pooled (N, C), mask (N, P')."""
+        return self.image_memory(self.encoder, media)
 
     def connect(self, image: Features, instruction: Features | None = None) -> Tensor:
         """(B, M * P', C) -> (B, M * P, D) tokens for the language model."""

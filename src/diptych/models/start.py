@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +24,12 @@ _PUBLISHED = ("model.safetensors", "pytorch_model.bin")
 _UNPICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
 
-def start_from(module: nn.Module, place: str, official: Callable[[State], State] = dict) -> None:
+def start_from(
+    module: nn.Module,
+    place: str,
+    official: Callable[[State], State] = dict,
+    alike: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Takes over the weights at `place` whose names and shapes are those of the module; the rest stays as it is.
 
     Rows of an answer head go by the names of the answers: `config.answers` on both sides, or, of a published model,
@@ -36,6 +42,7 @@ def start_from(module: nn.Module, place: str, official: Callable[[State], State]
             file: safetensors, or a checkpoint of torch, of which tensors alone are read.
         official: from the names in a published checkpoint of the paper's code to ours; used where the file is no
             method of this library.
+        alike: what names begin with in other methods of this library -> in this one, for parts that are the same.
 
     Raises:
         FileNotFoundError: there is nothing to start from.
@@ -45,6 +52,7 @@ def start_from(module: nn.Module, place: str, official: Callable[[State], State]
     if not ours:
         found = official(found)
     own = module.state_dict()
+    found = {_named_here(name, own, alike): value for name, value in found.items()}
     by_name = {
         name for name in found if _ANSWERS in name and list(theirs) != list(getattr(module.config, "answers", ()))
     }
@@ -56,6 +64,14 @@ def start_from(module: nn.Module, place: str, official: Callable[[State], State]
     module.load_state_dict({**fits, **rows}, strict=False)
     fresh = sorted(set(own) - set(fits) - set(rows))
     log.info("%s: %d tensors taken over, %d begin anew%s.", place, len(fits), len(fresh), _first(fresh))
+
+
+def _named_here(name: str, own: State, alike: Mapping[str, str]) -> str:
+    """A name as the module has it, where parts have another name or layers have a low-rank update beside them."""
+    layer, _, kind = name.rpartition(".")
+    others = [to + name.removeprefix(of) for of, to in alike.items() if name.startswith(of)]
+    others += [name.replace(".base_layer.", "."), f"{layer}.base_layer.{kind}"]
+    return next((other for other in others if other in own), name) if name not in own else name
 
 
 def read(place: str) -> tuple[State, tuple[str, ...], bool]:

@@ -1,0 +1,1 @@
+"""Methods in which a language model says what is seen."""
