@@ -9,6 +9,7 @@ import torch
 from method_helpers import (
     batch_of,
     figures,
+    learn,
     loss_of,
     public_folders,
     small,
@@ -21,11 +22,13 @@ from diptych import methods
 from diptych.batch import Batch, Features
 from diptych.encoders.base import EncoderError
 from diptych.encoders.halves import own_bert
+from diptych.evaluation.tasks import evaluate
 from diptych.methods.fusion import uniter
 from diptych.models.official.uniter import from_official
 from diptych.objectives.masked import IGNORE, labelled_cross_entropy
 from diptych.objectives.transport import transport_distance
 from diptych.world.data import World
+from diptych.world.knobs import Knobs
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "uniter_official.npz")
 TYPES = "uniter.embeddings.token_type_embeddings.weight"
@@ -358,6 +361,16 @@ def test_retrieval_finds_the_pairs_that_were_learned(monkeypatch) -> None:
     rows = figures("uniter", ["pair_retrieval"], tasks=("retrieval",), negatives=7)
     for figure in ("pair_retrieval image_to_text_r1", "pair_retrieval text_to_image_r1"):
         assert rows[figure].value > 2 * rows[figure].chance
+
+
+@pytest.mark.shows("E", "uniter")
+def test_questions_are_answered_that_were_learned(monkeypatch) -> None:
+    monkeypatch.setattr(method_helpers, "DRAWS", 60)
+    scenes = World(size=8, knobs=Knobs(objects=(1, 1), questions=("colour",), each=1))
+    method = small("uniter", tasks=("vqa",))
+    learn(method, batch_of(method, scenes), steps=60)
+    found = {row.metric: row for row in evaluate(method, scenes, ["vqa"])}
+    assert found["accuracy"].value > 2 * found["accuracy"].chance
 
 
 def test_a_narrow_trunk_and_the_parts_around_it_begin_at_one_scale() -> None:
