@@ -11,6 +11,9 @@ T = TypeVar("T")
 Id = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 RunOrModel = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+Picture = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+Pictures = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")]
+Question = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")]
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # `--data A --data B`
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
