@@ -7,7 +7,7 @@ from torch import nn
 from diptych.batch import Features
 from diptych.fusion.qformer import QFormer, QFormerConnector, QFormerSizes
 
-SIZES = QFormerSizes(queries=3, vocab=20, width=16, layers=3, heads=2, positions=8, spread=0.3)
+SIZES = QFormerSizes(queries=3, vocab=20, width=16, layers=3, heads=2, hidden=64, positions=8, spread=0.3)
 CONTEXT, PATCHES = 12, 5
 
 

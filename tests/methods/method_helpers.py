@@ -37,6 +37,14 @@ OWN = {
     "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05},
     "fiber": {"hidden": 32, "queue": 0},
     "limber": {"tasks": ("pretrain",), "layers": 1, "dropout": 0.0},
+    "instructblip": {
+        "tasks": ("instruct", "represent"),
+        "layers": 1,
+        "queries": 4,
+        "qformer_width": 32,
+        "qformer_layers": 2,
+        "qformer_heads": 2,
+    },
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4
@@ -125,7 +133,7 @@ PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
 
 def public_folders(folder: Path) -> None:
     """Folders by the names of public models: their configs, and tokenizers of as many entries, no weights."""
-    from transformers import BeitConfig, BertConfig, GPTJConfig, RobertaConfig
+    from transformers import BeitConfig, BertConfig, GPTJConfig, InstructBlipConfig, LlamaConfig, RobertaConfig
 
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     for name in ("microsoft/beit-large-patch16-224-pt22k", "microsoft/beit-large-patch16-224-pt22k-ft22k"):
@@ -136,6 +144,8 @@ def public_folders(folder: Path) -> None:
         config = RobertaConfig(**sizes) if name.startswith("roberta") else BertConfig(**sizes)
         config.save_pretrained(folder / name)
         write_tokenizer(folder / name, config.vocab_size)
+    InstructBlipConfig().save_pretrained(folder / "Salesforce/instructblip-vicuna-7b")  # ViT-g is the default
+    language_folder(folder / "lmsys/vicuna-7b-v1.1", LlamaConfig())  # its own sizes are those of the 7B model
 
 
 def language_folder(place: Path, config, words: Sequence[str] = ("a",)) -> None:

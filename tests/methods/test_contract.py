@@ -208,6 +208,8 @@ PAPER_PARAMETERS = {
     # Swin-B, RoBERTa-base without its pooler, cross-attention in six pairs, maps and poolers, tau, two heads
     "limber": 136_202_640 + 6_050_882_784 + 12_587_008,  # CLIP's RN50x16 without its attention pool, GPT-J, the map
     "fiber": 86_878_584 + 124_055_040 + 12_607_494 + 13_387_782 + 5_117_952 + 1 + 39_245_913 + 3_074,
+    # ViT-g without its last norm, what is trained with Vicuna-7B (as the sheet counts it), Vicuna-7B
+    "instructblip": 985_952_256 - 2_816 + 188_837_376 + 6_738_415_616,
 }
 
 

@@ -45,7 +45,11 @@ IMAGES: dict[str, tuple[int, Sequence[float], Sequence[float]]] = {
     "beit": (1, HALF, HALF),
     "dinov2": (1, IMAGENET_MEAN, IMAGENET_STD),
     "dinov2_with_registers": (1, IMAGENET_MEAN, IMAGENET_STD),
+    "blip_2_vision_model": (1, CLIP_MEAN, CLIP_STD),
+    "instructblip_vision_model": (1, CLIP_MEAN, CLIP_STD),
 }
+# model_type of a whole -> class of its vision encoder, without its last norm: that one is learned with the Q-Former
+SEES = {"blip-2": "Blip2VisionModel", "instructblip": "InstructBlipVisionModel"}
 Pooling = Literal["end", "own", "cls", "mean"]
 # model_type -> how a text is pooled: its end token, the model's own way, the first token; "mean" only where the folder
 # says so, as those of sentence-transformers do
@@ -225,6 +229,8 @@ def _load(path: str, name: str, pretrained: bool) -> tuple[Any, str, bool]:
     """The model of `NAME_OR_PATH[#random]`, where its files are, and whether it has their weights."""
     folder = path.removesuffix("#random")
     config = hf_config(folder)
+    if config.model_type in SEES:
+        return _vision_of(config, path, name, pretrained)
     from transformers import AutoModel
 
     pooler = {"add_pooling_layer": False} if config.model_type in _HAS_POOLER else {}
@@ -244,6 +250,32 @@ def _load(path: str, name: str, pretrained: bool) -> tuple[Any, str, bool]:
         lacking = sorted(report["missing_keys"])
         raise EncoderError(f"{name!r} lacks {len(lacking)} of its weights, such as {lacking[0]}: get the whole model.")
     return model.train(), folder, True
+
+
+def _vision_of(config: Any, path: str, name: str, pretrained: bool) -> tuple[Any, str, bool]:
+    """The vision encoder alone of a whole in SEES; its tokens have not passed its last norm (LAVIS: `ln_vision`)."""
+    import transformers
+
+    folder, loads = path.removesuffix("#random"), not path.endswith("#random") and pretrained and not on_meta()
+    kind = getattr(transformers, SEES[config.model_type])
+    if loads:
+        try:
+            with quiet():
+                model, report = kind.from_pretrained(
+                    folder,
+                    config=config.vision_config,
+                    dtype=torch.float32,
+                    key_mapping={r"^(model\.)?vision_model\.": ""},
+                    output_loading_info=True,
+                )
+        except OSError as error:
+            raise EncoderError(f"The weights of {name!r} cannot be loaded ({error}).") from error
+        if report["missing_keys"]:
+            raise EncoderError(f"{name!r} has no vision encoder's weights: get the whole model.")
+    else:
+        model = kind(config.vision_config)
+    model.post_layernorm = nn.Identity()
+    return model.train(), folder, loads
 
 
 def hf_image(path: str, size: int, pretrained: bool) -> HfImage:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Tokenizer:
         end: the id of the token that ends every text, or None; where padding has the id of a word (open_clip) or of
             the end (OpenAI's CLIP), a mask can only be told from ids by it.
         always_pad: pads to `context` and not to the longest text (for models that were trained so, as SigLIP).
+        keeps: which side of a longer text is kept; of an instruction the end, where the question is (InstructBLIP).
     """
 
     json: str = field(repr=False)
@@ -44,6 +45,7 @@ class Tokenizer:
     pad: int = 0
     end: int | None = None
     always_pad: bool = False
+    keeps: Literal["start", "end"] = "start"
 
     @cached_property
     def backend(self) -> Any:
@@ -53,7 +55,7 @@ class Tokenizer:
         backend = Backend.from_str(self.json)
         backend.no_padding()
         backend.encode_special_tokens = True  # "<end>" in somebody's caption is text
-        backend.enable_truncation(self.context)
+        backend.enable_truncation(self.context, direction="right" if self.keeps == "start" else "left")
         return backend
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +94,8 @@ class Tokenizer:
             ValueError: the tokenizer failed, as with a pattern that takes for ever on some text.
         """
         try:
-            return encode([text[: _LETTERS * self.context] for text in texts])
+            letters = _LETTERS * self.context
+            return encode([text[:letters] if self.keeps == "start" else text[-letters:] for text in texts])
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Rust, which no `except Exception` would catch
                 raise

@@ -14,6 +14,7 @@ language model, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class QFormerSizes:
     """of the transformer"""
     heads: int = 12
     """of its attention"""
+    hidden: int = 3072
+    """width inside the feed-forward parts"""
     positions: int = 512
     """tokens of the longest text"""
     every: int = 2
@@ -78,7 +81,7 @@ class QFormer(nn.Module):
                 hidden_size=sizes.width,
                 num_hidden_layers=sizes.layers,
                 num_attention_heads=sizes.heads,
-                intermediate_size=4 * sizes.width,
+                intermediate_size=sizes.hidden,
                 hidden_dropout_prob=sizes.dropout,
                 attention_probs_dropout_prob=sizes.dropout,
                 max_position_embeddings=sizes.positions,
@@ -88,6 +91,13 @@ class QFormer(nn.Module):
             )
         )
         self.queries = nn.Parameter(torch.empty(1, sizes.queries, sizes.width).normal_(std=sizes.spread))
+
+    @torch.no_grad()
+    def begin_as(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes over weights by the names of `model`, of as many words and places as there are."""
+        own = self.model.state_dict()
+        for name, value in weights.items():
+            own[name][: len(value)].copy_(value)
 
     def words(self, ids: Tensor) -> Tensor:
         """(B, T) ids -> (B, T, W): words with their positions, ahead of the norm that they share with the queries."""

@@ -30,6 +30,7 @@ IDS: dict[str, str] = {
     "alpro": "diptych.methods.fusion.alpro",
     "fiber": "diptych.methods.fusion.fiber",
     "limber": "diptych.methods.generative.limber",
+    "instructblip": "diptych.methods.generative.instructblip",
 }
 
 
