@@ -45,6 +45,7 @@ OWN = {
         "qformer_layers": 2,
         "qformer_heads": 2,
     },
+    "pllava": {"frames": 4, "pool": (4, 2, 2), "layers": 1},
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4
@@ -133,13 +134,24 @@ PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
 
 def public_folders(folder: Path) -> None:
     """Folders by the names of public models: their configs, and tokenizers of as many entries, no weights."""
-    from transformers import BeitConfig, BertConfig, GPTJConfig, InstructBlipConfig, LlamaConfig, RobertaConfig
+    from transformers import (
+        BeitConfig,
+        BertConfig,
+        CLIPVisionConfig,
+        GPTJConfig,
+        InstructBlipConfig,
+        LlamaConfig,
+        RobertaConfig,
+    )
 
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     for name in ("microsoft/beit-large-patch16-224-pt22k", "microsoft/beit-large-patch16-224-pt22k-ft22k"):
         BeitConfig(**large).save_pretrained(folder / name)
     language_folder(folder / "EleutherAI/gpt-j-6b", GPTJConfig())  # its own sizes are those of the 6B model
-
+    CLIPVisionConfig(image_size=336, patch_size=14, **large).save_pretrained(
+        folder / "openai/clip-vit-large-patch14-336"
+    )
+    language_folder(folder / "lmsys/vicuna-7b-v1.5", LlamaConfig(max_position_embeddings=4096))
     for name, sizes in PUBLIC.items():
         config = RobertaConfig(**sizes) if name.startswith("roberta") else BertConfig(**sizes)
         config.save_pretrained(folder / name)

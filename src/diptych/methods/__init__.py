@@ -31,6 +31,7 @@ IDS: dict[str, str] = {
     "fiber": "diptych.methods.fusion.fiber",
     "limber": "diptych.methods.generative.limber",
     "instructblip": "diptych.methods.generative.instructblip",
+    "pllava": "diptych.methods.generative.pllava",
 }
 
 

@@ -64,12 +64,21 @@ def ends(length: int, count: int, rng: np.random.Generator | None = None) -> np.
     return np.linspace(0, length - 1, count).astype(np.int64)
 
 
+def segments(length: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """The rule of PLLaVA's code: `count` equal steps that never reach the last frame; in training as `uniform`."""
+    if rng is not None:
+        return uniform(length, count, rng)
+    step = (length - 1) / count
+    return int(step / 2) + np.round(step * np.arange(count)).astype(np.int64)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "uniform": uniform,
     "headtail": headtail,
     "scattered": scattered,
     "dense": dense,
     "ends": ends,
+    "segments": segments,
 }
 
 
