@@ -53,7 +53,7 @@ def test_a_question_gets_the_instruction_of_its_answer():
     ]
     yes = question_turns({"question": "Is it red?", "answers": ["yes", "no", "yes"]}, None)
     assert yes == [Turn("user", "Is it red? Answer yes or no."), Turn("assistant", "yes")]
-    choice = question_turns({**ASKED, "options": ["blue", "red", "pink"]}, None)
+    choice = question_turns({**ASKED, "choices": ["blue", "red", "pink"]}, None)
     assert choice[0].text == (
         "What colour is it?\nA. blue\nB. red\nC. pink\nAnswer with the letter of the right option."
     )

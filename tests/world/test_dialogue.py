@@ -98,20 +98,20 @@ def test_companions_are_often_there():
     assert shares[1] > 0.5
 
 
-def test_options_hold_the_answer_anywhere():
-    world = open_world("questions=colour+count+exist+place,options=4")
+def test_choices_hold_the_answer_anywhere():
+    world = open_world("questions=colour+count+exist+place,choices=4")
     places = Counter()
     for _, one in asked(world):
         if one["type"] == "exist":
-            assert "options" not in one
+            assert "choices" not in one
             continue
-        assert len(one["options"]) == len(set(one["options"])) == 4
-        places[one["options"].index(one["answers"][0])] += 1
+        assert len(one["choices"]) == len(set(one["choices"])) == 4
+        places[one["choices"].index(one["answers"][0])] += 1
     assert min(places.values()) > 0.15 * places.total()
-    two = open_world("video=true,questions=order+direction,options=9").read(0, ("questions",)).questions
-    assert {len(one["options"]) for one in two if one["type"] == "direction"} == {4}
-    with pytest.raises(ValueError, match="two options or more"):
-        open_world("options=1")
+    two = open_world("video=true,questions=order+direction,choices=9").read(0, ("questions",)).questions
+    assert {len(one["choices"]) for one in two if one["type"] == "direction"} == {4}
+    with pytest.raises(ValueError, match="two or more"):
+        open_world("choices=1")
 
 
 def test_texts_are_in_the_words_of_the_world_and_about_no_picture():

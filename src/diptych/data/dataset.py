@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.batch import Sample
 from diptych.data.decode import NORMAL, BrokenSample, Limits
-from diptych.data.fields import SHARED, decode_sample, field_of, fields_of, wanted
+from diptych.data.fields import SHARED, decode_sample, field_of, fields_of, held, wanted
 from diptych.data.files import Files, open_files
 from diptych.data.index import Index, join
 from diptych.data.shards import cache_file, read_dataset_json, read_index, shards_of, split_of, write_file
@@ -109,15 +109,18 @@ class ShardedData:
         return permutation(len(self), epoch, seed, shuffle)
 
     def read(self, index: int, fields: Collection[str]) -> Sample:
-        """Reads and decodes the members that hold `fields`.
+        """Reads and decodes the members that hold `fields`; of those that only `some` samples have, where it has them.
 
         Raises:
             BrokenSample: a field is absent, damaged, empty or larger than the limits.
         """
         key, there = self.index.key(index), self.index.members(index)
+        lacks = frozenset(fields) & (self.some - self.has) - held(there)
+        fields = [name for name in fields if name not in lacks]
         members = self._members(index, key, {name: there[name] for name in wanted(there, fields)})
         numbering = self.classes if "label" in fields else tuple(self.info.get("classes", ()))
-        return decode_sample(key, members, fields, classes=numbering, limits=self.limits, side=self._side)
+        sample = decode_sample(key, members, fields, classes=numbering, limits=self.limits, side=self._side)
+        return Sample(key, sample, lacks) if lacks else sample
 
     def raw(self, index: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
         """The members of a sample by extension, undecoded: all, or those that hold some fields.
@@ -134,6 +137,11 @@ class ShardedData:
         """The fields that (nearly) every sample has: from dataset.json, else by looking."""
         told = self.info.get("has")
         return frozenset(told) if told else frozenset(name for name, share in self.coverage.items() if share >= _ENOUGH)
+
+    @cached_property
+    def some(self) -> frozenset[str]:
+        """What it has, and what is seen in some of its samples only: dataset.json says so."""
+        return self.has | frozenset(self.info.get("some", ()))
 
     @cached_property
     def coverage(self) -> dict[str, float]:
@@ -189,6 +197,11 @@ class ShardedData:
         return ShardedData, self._arguments
 
 
+def some_of(dataset: Dataset) -> frozenset[str]:
+    """The fields that at least some samples have; most data sets are of one kind, and have no others."""
+    return getattr(dataset, "some", dataset.has)
+
+
 class Subset:
     """Some samples of a data set, by their indices there, in the order given."""
 
@@ -203,6 +216,11 @@ class Subset:
     def has(self) -> frozenset[str]:
         """As in the whole data set."""
         return self.dataset.has
+
+    @property
+    def some(self) -> frozenset[str]:
+        """As in the whole data set."""
+        return some_of(self.dataset)
 
     @property
     def classes(self) -> tuple[str, ...]:

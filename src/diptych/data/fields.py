@@ -55,6 +55,11 @@ def _holds(extension: str) -> tuple[str, ...]:
     return ("sides",) if inside in _OWNERS or inside in SHARED else ()
 
 
+def held(extensions: Iterable[str]) -> set[str]:
+    """The fields that members with these extensions hold, without a look inside."""
+    return {name for extension in extensions for name in _holds(extension)}
+
+
 def field_of(extension: str) -> str | None:
     """The field that a member with this extension holds by itself; None for `json`, `npz` and unknown ones."""
     return next(iter(_holds(extension)), None)
@@ -67,7 +72,7 @@ def wanted(extensions: Iterable[str], fields: Collection[str]) -> list[str]:
     own |= {"text"} if own & {"texts", "spans"} else set()
     own |= {"label"} if "category" in own else set()
     own |= {"boxes"} if own & {"spans", "expressions"} else set()
-    need = {extension for extension in there if own & set(_holds(extension))}
+    need = {extension for extension in there if own & held([extension])}
     found = {field_of(extension) for extension in need if len(_holds(extension)) == 1}
     elsewhere = own - found | own & {"texts", "category"}
     if any(_JSON_KEYS.get(name) for name in elsewhere):

@@ -12,6 +12,10 @@ _GLANCE = 1 << 16  # bytes of a file
 _SMALL = 1 << 24  # bytes of a file that is read whole where its beginning says nothing
 
 _MARKS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
+    ("conversations", (b'"conversations"', b'"from"', b'"value"')),
+    ("conversations", (b'"messages"', b'"role"', b'"content"')),
+    ("documents", (b'"text_list"', b'"image_info"')),
+    ("documents", (b'"texts"', b'"images"', b"null")),
     ("msrvtt", (b'"videos"', b'"video_id"')),
     ("msrvtt", (b'"sentences"', b'"video_id"', b'"sen_id"')),
     ("msrvtt-qa", (b'"question"', b'"answer"', b'"video_id"')),
@@ -47,7 +51,8 @@ def kind_of(path: Path) -> str:
     if not kind:
         raise SourceError(
             f"{path.name} is neither a COCO file (images, annotations), nor a Karpathy split (sentences), nor of "
-            "Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor a list of rows."
+            "Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor conversations, nor a list of "
+            "rows."
         )
     return kind
 

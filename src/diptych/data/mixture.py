@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from diptych.batch import Sample
-from diptych.data.dataset import Dataset
+from diptych.data.dataset import Dataset, some_of
 from diptych.data.decode import BrokenSample
 from diptych.data.stills import as_clips
 
@@ -55,7 +55,7 @@ class Mixture:
     @cached_property
     def some(self) -> frozenset[str]:
         """The fields that at least one part has."""
-        return frozenset.union(*(dataset.has for dataset in self.parts))
+        return frozenset.union(*map(some_of, self.parts))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Mixture:
         A field that this part does not have and another one does is not read: the sample `lacks` it.
         """
         which, inner = self._locate(index)
-        lacks = frozenset(fields) & self.some - self.parts[which].has
+        lacks = frozenset(fields) & self.some - some_of(self.parts[which])
         fields = [name for name in fields if name not in lacks]
         own = self.parts[which].classes if "label" in fields else ()
         try:
@@ -94,7 +94,7 @@ class Mixture:
         values = dict(sample)
         if own and own != self.classes:
             values["label"] = self.classes.index(own[values["label"]])
-        return Sample(f"{self.names[which]}/{sample.key}", values, lacks)
+        return Sample(f"{self.names[which]}/{sample.key}", values, lacks | sample.lacks)
 
     def order(self, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
         """int64 (N,): the draws `epoch` * N to (`epoch` + 1) * N. Samples come as often as the weights say."""

@@ -34,6 +34,8 @@ Progress = Callable[[int, int | None], None]
 """Called with the number of samples done and the number of all, if that is known."""
 
 _EARLY = 1000  # samples after which a pack stops if too many are broken, rather than at the end
+_SEEN = ("image", "images", "video")
+"""fields that dataset.json names where some samples have them and others do not"""
 _COMMON = 0.95  # a data set has a field if at least this share of its samples has it
 
 
@@ -50,6 +52,8 @@ class PackReport:
     """shards written, by split"""
     has: tuple[str, ...] = ()
     """fields that (nearly) all samples have"""
+    some: tuple[str, ...] = ()
+    """media that only some samples have"""
     classes: tuple[str, ...] = ()
     broken: dict[str, str] = field(default_factory=dict)
     """key (or place in the source) -> reason, of what was not written"""
@@ -187,6 +191,7 @@ def _write(
     report.splits = {split: writers.by_split[split].samples for split in order}
     report.shards = {split: writers.by_split[split].shards for split in order}
     report.has = tuple(sorted(name for name, count in tally.fields.items() if count >= _COMMON * report.written))
+    report.some = tuple(name for name in _SEEN if tally.fields[name] and name not in report.has)
     report.classes = source.classes or tuple(sorted(tally.categories))
     report.notes = dict(tally.notes)
 
@@ -254,6 +259,7 @@ def _description(report: PackReport, packing: Packing, origin: str) -> dict[str,
         "source": f"{origin}: {report.about}" if origin != report.about else origin,
         "classes": list(report.classes),
         "has": list(report.has),
+        **({"some": list(report.some)} if report.some else {}),
         "splits": {split: {"samples": n, "shards": report.shards[split]} for split, n in report.splits.items()},
         "broken": len(report.broken),
         "notes": report.notes,

@@ -1,7 +1,8 @@
 """Recognises what a source is, and reads folders of pictures and foreign WebDataset shards.
 
 Tables are read by `read_tables`, annotation files by `read_annotations`, `read_regions`, `read_questions` and
-`read_flickr30k`, features of regions by `region_files`, Hugging Face data sets by `read_hub`.
+`read_flickr30k`, conversations, documents and texts by `read_conversations`, features of regions by `region_files`,
+Hugging Face data sets by `read_hub`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from diptych.data import (
     kinds,
     read_annotations,
+    read_conversations,
     read_flickr30k,
     read_hub,
     read_questions,
@@ -49,6 +51,8 @@ from diptych.data.tar import UnreadableTar
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _SEEN = IMAGE_SUFFIXES | read_videos.SUFFIXES
+_BY_LINES = ("nlvr2", "conversations", "documents")
+"""Kinds whose files may have a JSON object a line."""
 _SIDECARS = {".txt": TEXT_BYTES, ".json": JSON_BYTES}
 
 
@@ -79,7 +83,10 @@ def _kind(path: Path) -> str:
         if region_files.is_table(path):
             return "regions"
         if suffix in SUFFIXES:
-            return "nlvr2" if kinds.marked(path) == "nlvr2" else read_videos.table_kind(path) or "table"
+            found = kinds.marked(path) if suffix in (".jsonl", ".ndjson") else ""
+            return found if found in _BY_LINES else read_videos.table_kind(path) or "table"
+        if read_conversations.is_text(path):
+            return "texts"
         if suffix in (".json", ".tar"):
             return "webdataset" if suffix == ".tar" else kinds.kind_of(path)
         if suffix in (".p", ".pkl", ".pickle"):
@@ -100,8 +107,13 @@ def _kind(path: Path) -> str:
         return found
     if any(path.glob("refs*.p")):
         return "refcoco"
+    lines = [kinds.marked(file) for file in read_tables.files_in(path) if file.suffix in (".jsonl", ".ndjson")]
+    if lines and lines[0] in _BY_LINES:
+        return lines[0]
     if read_tables.files_in(path):
         return "table"
+    if any(path.glob("*.jsonl.gz")):
+        return "texts"
     return "folder"
 
 
@@ -308,6 +320,9 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "didemo": read_videos.didemo,
     "msrvtt-qa": read_videos.msrvtt_qa,
     "tgif-qa": read_videos.tgif_qa,
+    "conversations": read_conversations.conversations,
+    "documents": read_conversations.documents,
+    "texts": read_conversations.texts,
     "regions": region_files.regions,
     "huggingface": read_hub.saved,
     "webdataset": webdataset,

@@ -154,7 +154,7 @@ def read_dataset_json(folder: str | os.PathLike[str] | Files) -> dict[str, Any]:
 
 
 def write_dataset_json(folder: str | os.PathLike[str], info: Mapping[str, Any]) -> None:
-    """Writes `dataset.json`: name, licence, source, classes, has, splits ({split: {samples, shards}}).
+    """Writes `dataset.json`: name, licence, source, classes, has, some, splits ({split: {samples, shards}}).
 
     Raises:
         ValueError: `info` is not what `read_dataset_json` accepts.
@@ -169,7 +169,7 @@ def write_dataset_json(folder: str | os.PathLike[str], info: Mapping[str, Any]) 
 def _fault(info: Any) -> str:
     if not isinstance(info, dict):
         return "it is not an object"
-    for name in ("classes", "has"):
+    for name in ("classes", "has", "some"):
         value = info.get(name, [])
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             return f"{name!r} is not a list of strings"

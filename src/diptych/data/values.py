@@ -179,6 +179,14 @@ def _moments(name: str, value: Any) -> list[tuple[float, float, str]]:
     return [(float(start), float(end), text) for start, end, text in found]
 
 
+def _conversation(name: str, value: Any) -> list[dict[str, str]]:
+    turns = _objects(name, value)
+    if not turns or any(turn.get("role") not in _ROLES for turn in turns):
+        raise BrokenSample("", f"a turn of its conversation is said by none of {', '.join(_ROLES)}")
+    return [{"role": str(turn["role"]), "text": text_of("a turn", turn.get("text"))} for turn in turns]
+
+
+_ROLES = ("user", "assistant", "system", "text")
 _WORD = (int, str)
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sentences": texts_of,
@@ -200,7 +208,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "attributes": _objects,
     "relations": _rows("triples", _WORD, _WORD, _WORD),
     "questions": _questions,
-    "conversation": _objects,
+    "conversation": _conversation,
     "group": text_of,
     "negatives": texts_of,
     "moments": _moments,

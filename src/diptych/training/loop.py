@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Step, alternatives, require
-from diptych.data.dataset import Dataset
+from diptych.data.dataset import Dataset, some_of
 from diptych.data.loader import Loader
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe, Stage
@@ -270,7 +270,7 @@ def fields_of(method: Any, stage: Stage, data: Dataset) -> tuple[str, ...]:
     parts = data.parts if isinstance(data, Mixture) else [data]
     for part in parts:
         require(part.has, needs, who=who, source=f"{part.name} ({part.split})")
-    some = frozenset().union(*(part.has for part in parts))
+    some = frozenset().union(*map(some_of, parts))
     wanted = [
         (name, some if "|" in need else data.has) for need in (*needs, *stage.uses) for name in alternatives(need)
     ]

@@ -156,12 +156,12 @@ def instructed(sample: Sample, rng: np.random.Generator | None, questions: int =
 def question_turns(asked: Mapping[str, Any], rng: np.random.Generator | None) -> list[Turn]:
     """A question of the field `questions` and its answer, as two turns.
 
-    With `options` it is multiple choice, answered by a letter; else any of its answers is one in training, and in
+    With `choices` it is multiple choice, answered by a letter; else any of its answers is one in training, and in
     evaluation the most frequent.
     """
     question, answers = asked["question"], asked["answers"]
     answer = max(answers, key=answers.count) if rng is None else choose(answers, rng)
-    options = asked.get("options", ())
+    options = asked.get("choices", ())
     if answer in options:
         words = instruction("choice", rng, with_options(question, options))
         return [Turn("user", words), Turn("assistant", LETTERS[options.index(answer)])]

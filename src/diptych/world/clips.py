@@ -15,7 +15,7 @@ from diptych.world.draw import Painter, outline
 from diptych.world.fields import FIELDS, Draft
 from diptych.world.made import Made
 from diptych.world.motion import Clip, clip
-from diptych.world.questions import OPTIONS, answers_of, draw_questions, possible_answers, with_options
+from diptych.world.questions import OPTIONS, answers_of, draw_questions, possible_answers, with_choices
 from diptych.world.scene import Scene
 
 RATE = 4.0
@@ -92,7 +92,7 @@ def _questions(draft: _ClipDraft) -> list[dict[str, Any]]:
         )
         for question, answer in draw_questions(options, draft.knobs.each, rng):
             found.append({"question": question, "answers": [answer], "type": kind})
-    return with_options(found, possible_answers(draft.knobs, draft.words), draft.knobs.options, rng)
+    return with_choices(found, possible_answers(draft.knobs, draft.words), draft.knobs.choices, rng)
 
 
 def _moments(draft: _ClipDraft) -> list[tuple[float, float, str]]:

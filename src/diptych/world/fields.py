@@ -17,7 +17,7 @@ from diptych.world.expressions import expressions
 from diptych.world.generate import stream
 from diptych.world.knobs import STYLES, Style
 from diptych.world.language import Caption, Plan, foils, plan, split, write
-from diptych.world.questions import possible_answers, questions, with_options
+from diptych.world.questions import possible_answers, questions, with_choices
 from diptych.world.regions import Regions, detect
 from diptych.world.scene import Scene
 from diptych.world.translations import translations
@@ -110,7 +110,7 @@ def _translations(draft: Draft) -> dict[str, str]:
 def _questions(draft: Draft) -> list[dict[str, Any]]:
     knobs, rng = draft.knobs, draft.rng("questions")
     asked = questions(draft.scene, draft.words, knobs.asked, knobs.each, rng)
-    return with_options(asked, possible_answers(knobs, draft.words), knobs.options, rng)
+    return with_choices(asked, possible_answers(knobs, draft.words), knobs.choices, rng)
 
 
 def _scene(draft: Draft) -> dict[str, Any]:

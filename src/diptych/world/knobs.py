@@ -79,8 +79,8 @@ class Knobs:
     order, direction, speed"""
     each: int = 2
     """at most so many questions of each type about a scene"""
-    options: int = 0
-    """so many options has a question that is not answered by yes or no; 0: none are given"""
+    choices: int = 0
+    """so many choices has a question that is not answered by yes or no; 0: none are given"""
     company: float = 0.0
     """how often an object's companion, the other of the first two categories, of the next two, ..., is there too"""
     region_noise: float = 0.35
@@ -128,8 +128,8 @@ class Knobs:
         if self.questions and not self.asked:
             other = ", ".join(_OF_CLIPS if not self.video else _OF_PICTURES)
             raise ValueError(f"questions: {other} are asked of {'pictures' if self.video else 'clips (video=true)'}.")
-        if self.options == 1:
-            raise ValueError("options: a choice has two options or more; 0 asks without any.")
+        if self.choices == 1:
+            raise ValueError("choices: there are two or more; 0 asks without any.")
         if self.company and self.repeats:
             raise ValueError("company: no companions are drawn where categories repeat; leave out one of the two.")
         self._check_motion()
@@ -175,7 +175,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "hard": (1, 10_000),
     "gallery": (2, 10_000),
     "each": (1, 1000),
-    "options": (0, 26),
+    "choices": (0, 26),
     "company": (0, 1),
     "region_noise": (0, 2),
     "region_extra": (0, 100),

@@ -43,12 +43,12 @@ def questions(scene: Scene, words: Vocabulary, types: Sequence[str], most: int, 
     ]
 
 
-def with_options(
+def with_choices(
     asked: list[dict[str, Any]], possible: Mapping[str, Sequence[str]], count: int, rng: Random
 ) -> list[dict[str, Any]]:
-    """The same questions with up to `count` `options`, the answer among them; not those answered by yes or no.
+    """The same questions with up to `count` `choices`, the answer among them; not those answered by yes or no.
 
-    Wrong options are possible answers of the type, near the right one where answers are numbers.
+    Wrong ones are possible answers of the type, near the right one where answers are numbers.
     """
     for one in asked if count else ():
         answer = one["answers"][0]
@@ -57,8 +57,8 @@ def with_options(
         wrong = [other for other in possible[one["type"]] if other != answer and other not in ("yes", "no")]
         if answer.isdecimal():
             wrong = sorted(wrong, key=lambda other: abs(int(other) - int(answer)))[: 2 * count]
-        options = [answer, *rng.sample(wrong, min(len(wrong), count - 1))]
-        one["options"] = rng.sample(options, len(options))
+        choices = [answer, *rng.sample(wrong, min(len(wrong), count - 1))]
+        one["choices"] = rng.sample(choices, len(choices))
     return asked
 
 
