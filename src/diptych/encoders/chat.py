@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diptych.encoders.tokenizer import Tokenizer, saved_tokenizer
+from diptych.text import one_line
 
 LONGEST = 1 << 20
 """characters of a text that are read"""
@@ -62,6 +63,30 @@ class ChatTokenizer:
         """What tokens say; special ones say nothing."""
         said: str = self.backend.decode([int(one) for one in ids], skip_special_tokens=True)
         return said.strip()
+
+    def written(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages of {role, content} as the model's own template writes them, in a sandbox.
+
+        Raises:
+            ValueError: it has none, or one that fails.
+        """
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if not self.chat_template:
+            raise ValueError("this language model has no chat template of its own: name another.")
+        names = {"bos_token": self.word(self.begin), "eos_token": self.word(self.end)}
+        try:
+            template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+                self.chat_template
+            )
+            return template.render(messages=list(messages), add_generation_prompt=False, **names)
+        except TemplateError as error:
+            raise ValueError(f"the chat template of this language model fails ({one_line(str(error), 120)}).") from None
+
+    def word(self, id: int | None) -> str:
+        """How the token of an id is written; the empty string for none."""
+        return "" if id is None else str(self.backend.id_to_token(id))
 
     def _encoded(self, text: str, special: bool) -> Any:
         self.backend.encode_special_tokens = not special

@@ -8,9 +8,11 @@ Letters: B texts, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import partial
 from importlib import resources
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +185,7 @@ def _from_hf(place: str, name: str, context: int, weights: bool, **options: Any)
 
     place, _, random = place.partition("#")
     try:
-        with quiet():
+        with quiet(), redirect_stderr(StringIO()):  # reading GGUF draws a bar whatever is asked for
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             if random or not weights or on_meta():
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place, **options))

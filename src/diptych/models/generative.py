@@ -39,7 +39,7 @@ from diptych.models.start import State, start_from
 from diptych.objectives.weighted import weighted_cross_entropy
 from diptych.recipe import Recipe, Stage
 from diptych.views import image as picture, text as words, video as clip
-from diptych.views.conversations import IGNORE, TEMPLATES, Turn, sequence
+from diptych.views.conversations import IGNORE, TEMPLATES, Turn, own_template, sequence
 from diptych.views.instructions import instructed
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -67,14 +67,13 @@ class GenerativeVLM(nn.Module, Pretrained):
     def __init__(self, config: GenerativeConfig, *, weights: bool = True) -> None:
         super().__init__()
         self.config: Any = config
-        if config.template not in TEMPLATES:
-            raise ValueError(nearest(config.template, TEMPLATES, "template called"))
+        if config.template not in (*TEMPLATES, "own"):
+            raise ValueError(nearest(config.template, (*TEMPLATES, "own"), "template called"))
         for name in config.tasks:
             if name not in self.losses:
                 raise ValueError(nearest(name, self.losses, f"task of {self.card.id} called"))
         if not config.tasks:
             raise ValueError(f"tasks is empty: name one of {', '.join(self.losses)}.")
-        self.template = TEMPLATES[config.template]
         self.encoder = image_encoder(
             config.image,
             size=config.image_size,
@@ -93,6 +92,8 @@ class GenerativeVLM(nn.Module, Pretrained):
             weights=weights,
         )
         self.language.model.set_attn_implementation(config.attention)
+        own, end = self.language.tokenizer.written, self.language.tokenizer.word(self.language.tokenizer.end)
+        self.template = own_template(own, end) if config.template == "own" else TEMPLATES[config.template]
         if config.checkpointing:
             self.language.recompute()
         self.image_memory = FeatureMemory(config.remember)

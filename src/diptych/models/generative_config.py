@@ -36,7 +36,7 @@ class GenerativeConfig:
     context: int = 256
     """longest sequence, in tokens, those of pictures included"""
     template: str = "plain"
-    """how conversations are written: plain, vicuna or chatml"""
+    """how conversations are written: plain, vicuna, chatml, or own, the chat template of the language model"""
     moca: bool = False
     """whether visual tokens have a scale and a shift of their own in every layer (arXiv 2410.07167)"""
     tasks: tuple[str, ...] = ("pretrain",)

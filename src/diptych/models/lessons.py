@@ -42,7 +42,9 @@ class Lessons(nn.Module):
             self.names = nn.Linear(encoder.width, classes)
         if "contrastive" in tasks:
             self.picture = nn.Linear(encoder.width, JOINT)
-            self.caption = nn.Sequential(nn.Linear(words, words), nn.GELU(), nn.Linear(words, JOINT))
+            self.caption = nn.Sequential(
+                nn.LayerNorm(words), nn.Linear(words, words), nn.GELU(), nn.Linear(words, JOINT)
+            )
             self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def guess_pixels(self, encoder: ImageEncoder, image: Tensor) -> Tensor:

@@ -45,11 +45,13 @@ CARD = Card(
             also=("naming/accuracy_blind", "picture_use"),
             data=("world:objects=1,pixels=32,train=2000",),
             val=("world:objects=1,pixels=32,evaluation=300",),
-            baseline="limber:tasks=text pretrain,task_shares=1 2",  # its map trains for twice as long
+            baseline="limber:tasks=text pretrain,task_shares=1 5",  # its map trains for longer
             control="limber:tasks=text contrastive pretrain,shuffled=true",
-            budget="samples=36k",
+            budget="samples=60k",
             settings=(
                 "tasks=text contrastive pretrain",
+                "task_shares=1 3 2",
+                "prefix=4",  # a language model that read short captions alone is lost behind more
                 "image_size=32",
                 "image_width=64",
                 "width=64",
@@ -66,10 +68,12 @@ CARD = Card(
             data=("world:objects=1,pixels=32,train=2000",),
             val=("world:objects=1,pixels=32,evaluation=300",),
             baseline="limber:tasks=text self pretrain",
-            control="limber:tasks=text pretrain,task_shares=1 2",
-            budget="samples=36k",
+            control="limber:tasks=text pretrain,task_shares=1 5",
+            budget="samples=60k",
             settings=(
                 "tasks=text supervised pretrain",
+                "task_shares=1 3 2",
+                "prefix=4",  # a language model that read short captions alone is lost behind more
                 "image_size=32",
                 "image_width=64",
                 "width=64",
