@@ -288,6 +288,15 @@ class ShowsLayers(Protocol):
 
 
 @runtime_checkable
+class PredictsTexts(Protocol):
+    """Says how likely each token of a text is from the text before it alone: a reference for what needs the picture."""
+
+    def text_chances(self, texts: Sequence[str]) -> list[tuple[list[int], list[float]]]:
+        """For each text the ids of its tokens, the one that ends it included, and the probability of each."""
+        ...
+
+
+@runtime_checkable
 class Grounds(Protocol):
     """Says where in the picture a token of the text is."""
 

@@ -1,4 +1,4 @@
-"""Annotation from names: opens the data and the detector, and writes shards that have what was seen."""
+"""Annotation from names: opens the data and the model, and writes shards that have what it saw or read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from diptych.app.commands.annotate import Options
     from diptych.curation.detect import Detector
     from diptych.curation.regions import Regions
+    from diptych.curation.verdicts import Task
 
 _BLOCK = 32  # pictures after which progress is shown, and kept
+_MODELS = ("regions", "reference")
 
 
 def annotate(options: Options) -> run.Outcome:
     """Annotates as the command line says.
 
     Raises:
-        ValueError: the detector is none, or the options do not fit together; the sentence says why.
-        FileNotFoundError: there is no such data.
+        ValueError: the model is of another kind, or the options do not fit together; the sentence says why.
+        FileNotFoundError: there is no such data, or no such run.
     """
-    from diptych.curation.regions import RegionTask, Seen
-
     out = options.out.expanduser()
-    detector = detector_of(options.regions, options.settings, options.device)
+    task = task_of(options)
     drawn = {spec: _drawn(spec, out) for spec in options.source}
     outcome = run.curate(
-        RegionTask(Seen(detector)),
+        task,
         parts_of([str(folder or sources.place(spec)) for spec, folder in drawn.items()]),
         out,
         spread=spread(options.workers, options.device, options.address),
@@ -48,6 +48,26 @@ def annotate(options: Options) -> run.Outcome:
         if folder:
             shutil.rmtree(folder)
     return outcome
+
+
+def task_of(options: Options) -> Task:
+    """What is written down: what a detector sees, or how likely a method holds the words of captions.
+
+    Raises:
+        ValueError: not exactly one of them is asked for.
+    """
+    if bool(options.regions) == bool(options.reference):
+        raise ValueError("diptych annotate needs one model: --regions DETECTOR or --reference RUN.")
+    if options.regions:
+        from diptych.curation.regions import RegionTask, Seen
+
+        return RegionTask(Seen(detector_of(options.regions, options.settings, options.device)))
+    from diptych.app import api
+    from diptych.curation.chances import ChanceTask, Read, Reader
+    from diptych.training.precision import choose_device
+
+    device = str(choose_device(options.device))
+    return ChanceTask(Read(Reader(api.load(options.reference), options.reference, device)))
 
 
 def detector_of(name: str, settings: Regions, device: str = "auto") -> Detector:
@@ -106,11 +126,12 @@ def _drawn(spec: str, out: Path) -> Path | None:
 
 def _command(options: Options) -> str:
     """The command line that does the same again."""
-    parts = [f"diptych annotate {shlex.join(options.source)} --regions {shlex.quote(options.regions)}"]
+    model = next(name for name in _MODELS if getattr(options, name))
+    parts = [f"diptych annotate {shlex.join(options.source)} --{model} {shlex.quote(getattr(options, model))}"]
     told: list[Any] = [options.settings, options]
     for part in told:
         for one in dataclasses.fields(part):
             value = getattr(part, one.name)
-            if one.name not in ("source", "regions", "out", "settings", "json") and value != one.default:
+            if one.name not in ("source", *_MODELS, "out", "settings", "json") and value != one.default:
                 parts += curate_page.option(one.name, value)
     return " ".join([*parts, f"--out {shlex.quote(curate_page.pages.relative(options.out))}"])

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 _WIDTH, _QUALITY = 200, 76  # of a picture
 _BROKEN = 100  # broken samples that are listed
-_DONE = {"regions": "with regions", "dedup": "without duplicates", "score": "scored", "filter": "filtered"}
+_DONE = {
+    "regions": "with regions",
+    "chances": "with chances of words",
+    "dedup": "without duplicates",
+    "score": "scored",
+    "filter": "filtered",
+}
 
 
 def write(outcome: Outcome, path: Path, *, command: str) -> None:

@@ -153,6 +153,27 @@ def _object(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _chances(name: str, value: Any) -> dict[str, Any]:
+    """`by`, the model; `ids` and `chances`: for each caption its tokens, and how likely each of them is."""
+    found = _object(name, value)
+    ids, chances = found.get("ids"), found.get("chances")
+    if not isinstance(ids, list) or not isinstance(chances, list) or not _paired(ids, chances):
+        raise BrokenSample("", f"{name} are not as many as tokens")
+    return {
+        "by": text_of("the model of chances", found.get("by")),
+        "ids": [_numbers_of_classes(0)("tokens", np.array(row, np.int64 if not row else None)) for row in ids],
+        "chances": [_numbers((None,), 0, 1)(name, row) for row in chances],
+    }
+
+
+def _paired(first: list[Any], second: list[Any]) -> bool:
+    """Whether two lists hold lists of the same lengths."""
+    return len(first) == len(second) and all(
+        isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+        for one, other in zip(first, second, strict=True)
+    )
+
+
 def _rows(what: str, *kinds: type | tuple[type, ...]) -> Callable[[str, Any], list[tuple[Any, ...]]]:
     """Tuples with a value of one of the kinds at each place."""
 
@@ -209,6 +230,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "relations": _rows("triples", _WORD, _WORD, _WORD),
     "questions": _questions,
     "conversation": _conversation,
+    "chances": _chances,
     "group": text_of,
     "negatives": texts_of,
     "moments": _moments,
