@@ -147,9 +147,15 @@ def _named(config: Any, data: Dataset) -> int:
     return len(data.classes) if "label" in data.has else 0
 
 
+def _scored_by(config: Any, data: Dataset) -> str:
+    """The model by which captions were scored; samples that another scored are refused when they are read."""
+    return next((sample.chances["by"] for sample in _spread(data, "chances", 1)), "")
+
+
 _FROM_DATA: dict[str, Callable[[Any, Dataset], Any]] = {
     "answers": _answers,
     "classes": _named,
+    "scored_by": _scored_by,
     "entities": _entities,
     "region_width": _width,
     "region_classes": _classes,

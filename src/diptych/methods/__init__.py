@@ -32,6 +32,7 @@ IDS: dict[str, str] = {
     "limber": "diptych.methods.generative.limber",
     "instructblip": "diptych.methods.generative.instructblip",
     "pllava": "diptych.methods.generative.pllava",
+    "prior": "diptych.methods.generative.prior",
 }
 
 
