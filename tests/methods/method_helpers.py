@@ -32,7 +32,6 @@ SMALL = {
     "width": 32,
     "heads": 2,
     "cross_layers": 1,
-    "layers": 1,
 }
 OWN = {
     "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05},
@@ -47,7 +46,7 @@ OWN = {
         "qformer_heads": 2,
     },
     "pllava": {"frames": 4, "pool": (4, 2, 2), "layers": 1},
-    "prior": {"tasks": ("pretrain",)},
+    "prior": {"tasks": ("pretrain",), "layers": 1},
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
 DRAWS = 4

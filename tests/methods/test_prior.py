@@ -103,7 +103,8 @@ def test_no_gradient_reaches_the_reference_and_none_else_in_its_stage() -> None:
     terms = loss_of(method, batch_of(method, world_of("prior"), stage=first), stage=first)
     assert all(name.startswith("reference.") for name in gradients(terms, method))
     assert first.train == (r"^reference\.",)
-    assert first.needs == ("texts",)
+    assert (first.needs, second.needs) == (("texts",), ("image", "texts"))
+    assert small("prior", captions="first").stages(Recipe())[0].needs == ("image", "text")
 
 
 # ---- the loss
