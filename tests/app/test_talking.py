@@ -136,6 +136,7 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, picture) -> None:
         (lambda: opened(str(text)), ValueError, r"note.png cannot be shown: "),
         (lambda: caption(clip, [picture]), ValueError, "clip writes no captions: take a run of a generative method"),
         (lambda: Chat(clip), ValueError, "clip writes no answers of its own"),
+        (lambda: caption(Told(), []), ValueError, "name at least one picture"),
         (lambda: ask(Told(), picture, " "), ValueError, "the question is empty"),
         (lambda: caption("no/such/run", [picture]), FileNotFoundError, "is not the folder of a run"),
     ]:

@@ -141,6 +141,18 @@ def test_options_by_likelihood_by_letter_and_blind() -> None:
         judged(Writer(), data({"questions": [question("is it?", "yes")]}), "multiple_choice")
 
 
+def test_what_nobody_asked_for_by_name_asks_less(monkeypatch) -> None:
+    monkeypatch.setattr(generation, "UNASKED", 3)
+    of = data(*[{"text": " ", "questions": [question("is it?", "yes" if i < 4 else "no")]} for i in range(8)])
+    counts = {
+        (row.task, bool(tasks)): row.n
+        for tasks in ([], ["vqa", "multiple_choice"])
+        for row in evaluate(Writer(), of, tasks)
+    }
+    assert counts["vqa", False] == counts["multiple_choice", False] == 3
+    assert counts["vqa", True] == counts["multiple_choice", True] == 8
+
+
 def test_letters_in_front_of_options() -> None:
     assert with_options("Which?", ["red", "blue"]) == "Which? Options: (a) red (b) blue"
 

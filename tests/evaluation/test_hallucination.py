@@ -55,7 +55,7 @@ THINGS = [{"star", "ring"}, {"star", "ring"}, {"star", "boat"}, {"tree"}, {"star
 
 
 def test_objects_that_are_not_there_are_random_popular_or_beside_those_that_are() -> None:
-    asked = list(objects(THINGS))
+    asked = list(objects(THINGS, range(len(THINGS))))
     for row, there in enumerate(THINGS):
         for setting in ("random", "popular", "adversarial"):
             own = [one for one in asked if (one.row, one.setting) == (row, setting)]

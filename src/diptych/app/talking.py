@@ -44,6 +44,8 @@ def caption(
         FileNotFoundError: there is no such run or picture.
         ValueError: a file is no picture, or the run cannot write captions.
     """
+    if not pictures:
+        raise ValueError("there is nothing to caption: name at least one picture.")
     shown = [opened(picture) for picture in pictures]
     method = _able(run, checkpoint, (Generates, Captions), "captions")
     said: list[str] = []

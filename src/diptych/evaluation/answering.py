@@ -14,7 +14,7 @@ import torch
 from diptych.card import AnswersQuestions, Generates
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate, paired
-from diptych.evaluation.generation import SHORT, Ask, how, own_prompt, short, written
+from diptych.evaluation.generation import SHORT, Ask, how, own_prompt, short, spread, written
 from diptych.evaluation.measures import Column, Measure, Result
 from diptych.views.answers import agreement, normalise
 
@@ -114,7 +114,7 @@ def questions(bench: Bench) -> Iterator[Asked]:
 
 
 def some_questions(bench: Bench, task: str) -> list[Asked]:
-    """The questions of all samples.
+    """The questions of all samples, or as many as a method that writes is asked.
 
     Raises:
         CannotEvaluate: no sample has a question with an answer.
@@ -122,7 +122,7 @@ def some_questions(bench: Bench, task: str) -> list[Asked]:
     asked = list(questions(bench))
     if not asked:
         raise CannotEvaluate(f"{task} needs questions with answers; no sample of {bench.data.name} has one.")
-    return asked
+    return asked if _chooses(bench.method) else spread(bench, asked, len(asked))
 
 
 def prompt(bench: Bench) -> str:

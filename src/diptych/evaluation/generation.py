@@ -21,6 +21,9 @@ from diptych.training import watchdog
 
 T = TypeVar("T")
 
+UNASKED = 200
+"""questions or samples of a task that is done with all others: what a model writes takes long"""
+
 Floats = NDArray[np.float64]
 Tokens = list[tuple[int, int, float, bool]]
 """of each token: its characters (start, end), its log probability, and whether no other token is likelier"""
@@ -125,8 +128,9 @@ def own_prompt(prompts: Mapping[str, str], task: str) -> str:
     return prompts.get(task, "" if task == "caption" else "{}")
 
 
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly spread."""
+def spread(bench: Bench, items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, evenly spread; `UNASKED` where nobody asked for the task by name."""
+    most = most if bench.asked else min(most, UNASKED)
     if len(items) <= most:
         return list(items)
     return [items[place * len(items) // most] for place in range(most)]

@@ -44,7 +44,7 @@ def multiple_choice(bench: Bench) -> Result:
     Raises:
         CannotEvaluate: no question has two options.
     """
-    found = spread(list(choices(bench)), MOST)
+    found = spread(bench, list(choices(bench)), MOST)
     if not found:
         raise CannotEvaluate(
             f"multiple_choice needs questions with `choices`, or of types with several answers; {bench.data.name} has "

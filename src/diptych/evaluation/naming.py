@@ -55,7 +55,7 @@ def naming(bench: Bench) -> Result:
     Raises:
         CannotEvaluate: there are no two different names.
     """
-    places = spread(list(_places(bench)), MOST)
+    places = spread(bench, list(_places(bench)), MOST)
     counts = Counter(place.name for place in places)
     if len(counts) < 2:
         raise CannotEvaluate(

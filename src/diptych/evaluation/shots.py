@@ -36,7 +36,7 @@ def vqa_shots(bench: Bench) -> Result:
             f"vqa_shots needs more than {max(SHOTS)} samples with questions; {bench.data.name} has {len(rows)}."
         )
     by_row = {row: [one for one in asked if one.row == row] for row in rows}
-    asked = spread(asked, MOST)
+    asked = spread(bench, asked, MOST)
     usual = constant_answers(asked)
     chance = float(np.mean([scores(usual[one.type], one)[0] for one in asked]))
     table: dict[str, Column] = {**columns(bench, asked)}

@@ -51,7 +51,9 @@ def yes_no(bench: Bench) -> Result:
         CannotEvaluate: no sample has tags, or all samples have the same.
     """
     things = [set(sample.get("tags") or []) for sample in bench.samples]
-    asked = list(objects(things))
+    known = set().union(*things)
+    rows = [row for row, some in enumerate(things) if some and some != known]
+    asked = list(objects(things, spread(bench, rows, MOST)))
     if not asked:
         raise CannotEvaluate(
             f"yes_no needs samples whose tags name what is there, and not all the same; {bench.data.name} has none."
@@ -81,13 +83,12 @@ def yes_no(bench: Bench) -> Result:
     return Result(measures, table, f"{how(YES_NO, yes_no=prompt)}, {QUESTION!r} {VERSION}")
 
 
-def objects(things: Sequence[set[str]]) -> Iterator[Object]:
-    """What is asked of each sample, given the names of all that is there."""
+def objects(things: Sequence[set[str]], rows: Sequence[int]) -> Iterator[Object]:
+    """What is asked of the samples in `rows`, given the names of all that is there in each sample."""
     counts = Counter(name for some in things for name in some)
     names = sorted(counts, key=lambda name: (-counts[name], name))
     beside = {name: Counter(other for some in things if name in some for other in some) for name in names}
-    rows = [row for row, some in enumerate(things) if some and len(some) < len(names)]
-    for row in spread(rows, MOST):
+    for row in rows:
         rng, there = Random(f"pope/{row}"), things[row]
         absent = [name for name in names if name not in there]
         asked = rng.sample(sorted(there), min(EACH, len(there), len(absent)))
