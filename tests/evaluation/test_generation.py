@@ -297,3 +297,5 @@ def test_all_that_can_be_asked_is_asked_and_drawn(tmp_path) -> None:
         "picture_use",
     }
     assert all(path.stat().st_size > 1000 for path in (tmp_path / "pictures").iterdir())
+    for task in ("multiple_choice", "yes_no", "hallucination", "picture_use", "vqa_shots"):
+        assert "right" in pq.read_schema(tmp_path / "samples" / f"{task}.parquet").names  # by which panels are coloured

@@ -8,6 +8,7 @@ import numpy as np
 
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate
+from diptych.evaluation.generation import caption_prompt
 from diptych.evaluation.measures import Measure, Result
 from diptych.evaluation.statistics import Estimate
 from diptych.views.captions import ORDERS, CiderD, bleu, bleu_counts, rouge_l
@@ -47,7 +48,7 @@ def captioning(bench: Bench) -> Result:
     ]
     keys = [bench.samples[row].key for row in rows]
     columns = {"key": keys, "caption": written, "reference": [captions[0] for captions in references]}
-    return Result(measures, {**columns, "cider_d": by_sample[:, 0], "rouge_l": by_sample[:, 1]})
+    return Result(measures, {**columns, "cider_d": by_sample[:, 0], "rouge_l": by_sample[:, 1]}, caption_prompt(bench))
 
 
 def _scores(

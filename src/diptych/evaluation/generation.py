@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from diptych.batch import Features
+from diptych.card import Generates
 from diptych.evaluation.embed import Bench, blocks, rows_on
 from diptych.training import watchdog
 
@@ -126,6 +127,13 @@ def how(reader: str = "", **prompts: str) -> str:
 def own_prompt(prompts: Mapping[str, str], task: str) -> str:
     """The method's prompt for a task; the bare question where it has none."""
     return prompts.get(task, "" if task == "caption" else "{}")
+
+
+def caption_prompt(bench: Bench, reader: str = "") -> str:
+    """`how` of captions that the method writes; nothing for one that is given no prompt."""
+    if not isinstance(bench.method, Generates):
+        return reader
+    return how(reader, caption=own_prompt(bench.method.prompts, "caption"))
 
 
 def spread(bench: Bench, items: Sequence[T], most: int) -> list[T]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate
-from diptych.evaluation.generation import Floats, how, own_prompt
+from diptych.evaluation.generation import Floats, caption_prompt
 from diptych.evaluation.measures import Column, Measure, Result
 from diptych.evaluation.statistics import Estimate
 from diptych.views.nouns import Mentions
@@ -64,8 +64,7 @@ def hallucination(bench: Bench) -> Result:
         "chair_s": np.array([bool(some) for some in false], np.float64),
         "right": np.array([not some for some in false], np.float64),
     }
-    asked = how(MENTIONS, caption=own_prompt(getattr(bench.method, "prompts", {}), "caption"))
-    return Result(measures, table, asked)
+    return Result(measures, table, caption_prompt(bench, MENTIONS))
 
 
 def _counts(found: list[list[str]], there: list[set[str]]) -> Floats:

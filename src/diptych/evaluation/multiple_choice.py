@@ -71,6 +71,7 @@ def multiple_choice(bench: Bench) -> Result:
         **columns(bench, [one.asked for one in found]),
         "options": [" | ".join(one.options) for one in found],
         "answer": [one.options[place] for one, place in zip(found, chosen["likelihood"], strict=True)],
+        "right": hits[:, 0],
     }
     ways = f"{how(question=asking, choice=lettered)} with {OPTIONS}"
     return Result(measures, {**table, **dict(zip(names, hits.T, strict=True))}, ways)

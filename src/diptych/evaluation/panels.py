@@ -121,7 +121,7 @@ def draw_told(bench: Bench, result: Result, folder: Path) -> None:
             told.setdefault(key, {True: [], False: []})[bool(hit)].append(f"{word} {np.exp(-nats):.0%}")
     by_key = {
         key: [
-            pictures.Answer("Foreseen" if hit else "Not foreseen", ", ".join(some), "another word", hit)
+            pictures.Answer("Foreseen" if hit else "Not foreseen", ", ".join(some), "", hit)
             for hit, some in words.items()
             if some
         ]

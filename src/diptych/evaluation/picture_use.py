@@ -55,16 +55,14 @@ def picture_use(bench: Bench) -> Result:
     table: dict[str, Column] = {
         "key": [bench.samples[row].key for row in rows],
         "question": captions,
-        "answer": [
-            f"nats a token: {own:.2f} with its own picture, {blind:.2f} with none, {wrong:.2f} with a wrong one"
-            for own, blind, wrong in each.T
-        ],
+        "answer": [f"nats a token: own {own:.2f}, none {blind:.2f}, wrong {wrong:.2f}" for own, blind, wrong in each.T],
         "truth": [""] * len(rows),
         "nats": each[0],
         "nats_blind": each[1],
         "nats_wrong": each[2],
         "tokens": tokens[0],
         "own_first": first,
+        "right": first,
     }
     return Result(measures, table, how(caption=prompt))
 

@@ -168,7 +168,7 @@ def answers(rows: Sequence[Answered], title: str, subtitle: str) -> Canvas:
             sheet.line(texts_at, line, shortened(one.question, asked, room), asked)
             answer = shortened(one.said or "no answer", said, room / 2)
             sheet.line(texts_at, line + asked.height, answer, said if one.right else Style(BODY, WRONG, bold=True))
-            if not one.right:
+            if one.truth and not one.right:
                 truth = shortened(f"right: {one.truth}", asked, room / 2 - _GAP)
                 sheet.line(texts_at + said.width(answer) + _GAP, line + asked.height, truth, Style(BODY, MUTED))
         y += height

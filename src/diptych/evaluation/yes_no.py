@@ -52,8 +52,8 @@ def yes_no(bench: Bench) -> Result:
     """
     things = [set(sample.get("tags") or []) for sample in bench.samples]
     known = set().union(*things)
-    rows = [row for row, some in enumerate(things) if some and some != known]
-    asked = list(objects(things, spread(bench, rows, MOST)))
+    open_rows = [row for row, some in enumerate(things) if some and some != known]
+    asked = list(objects(things, spread(bench, open_rows, MOST)))
     if not asked:
         raise CannotEvaluate(
             f"yes_no needs samples whose tags name what is there, and not all the same; {bench.data.name} has none."
