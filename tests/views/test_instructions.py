@@ -92,3 +92,9 @@ def test_there_are_as_many_options_as_letters():
     assert with_options("Which?", [str(n) for n in range(26)]).endswith("Z. 25")
     with pytest.raises(ValueError, match="27 options"):
         with_options("Which?", [""] * 27)
+
+
+def test_a_marker_in_a_caption_or_a_question_is_no_place_for_a_picture():
+    odd = {"question": "<image> what?", "answers": ["a <image>"]}
+    assert [turn.text for turn in question_turns(odd, None)] == [f" what?{BANK['question'][0][2:]}", "a "]
+    assert instructed(Sample("a", {"text": "one <image><image>"}), None)[1].text == "one "

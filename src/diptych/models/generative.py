@@ -39,7 +39,7 @@ from diptych.models.start import State, start_from
 from diptych.objectives.weighted import weighted_cross_entropy
 from diptych.recipe import Recipe, Stage
 from diptych.views import image as picture, text as words, video as clip
-from diptych.views.conversations import IGNORE, TEMPLATES, Turn, own_template, sequence
+from diptych.views.conversations import IGNORE, TEMPLATES, Turn, own_template, sequence, unmarked
 from diptych.views.instructions import instructed
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -162,7 +162,7 @@ class GenerativeVLM(nn.Module, Pretrained):
             return instructed(sample, rng)
         caption = words.choose(sample.texts, rng) if "texts" in sample else sample.text
         shows = any(name in sample for name in ("image", "images", "video"))
-        return [Turn("assistant" if shows else "text", caption)]
+        return [Turn("assistant" if shows else "text", unmarked(caption))]
 
     def read(self, turns: Sequence[Turn], visual: Sequence[int], *, open: bool = False) -> dict[str, Any]:
         """Turns -> `ids`, `labels`, `visual` (T,), `length`, cut at the context."""

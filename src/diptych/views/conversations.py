@@ -138,6 +138,11 @@ class _Piece(NamedTuple):
     text: str = ""
 
 
+def unmarked(text: str) -> str:
+    """The text without markers: those of a caption or a question that somebody wrote are no places for anything."""
+    return text.replace(f"{MARKER}\n", "").replace(MARKER, "")
+
+
 def sequence(
     turns: Sequence[Turn],
     tokenizer: Words,
@@ -186,7 +191,7 @@ def sequence(
 def _placed(turns: Sequence[Turn], template: Template, media: int) -> list[Turn]:
     """The same turns, with a marker for each medium, or with none at all where nothing is seen."""
     if not media:
-        return [replace(turn, text=turn.text.replace(f"{MARKER}\n", "").replace(MARKER, "")) for turn in turns]
+        return [replace(turn, text=unmarked(turn.text)) for turn in turns]
     placed = [_led(turn, template, len(turn.images) - turn.text.count(MARKER)) for turn in turns]
     markers = sum(turn.text.count(MARKER) for turn in placed)
     if placed and not markers:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.batch import Sample
-from diptych.views.conversations import Turn
+from diptych.views.conversations import Turn, unmarked
 from diptych.views.text import choose
 
 Kind = Literal["caption", "detail", "video", "question", "choice", "yes_no"]
@@ -150,7 +150,7 @@ def instructed(sample: Sample, rng: np.random.Generator | None, questions: int =
     caption = choose(captions, rng)
     brief: Kind = "video" if "video" in sample else "caption"
     wanted: Kind = "detail" if len(caption.split()) > LONG else brief
-    return [Turn("user", instruction(wanted, rng)), Turn("assistant", caption)]
+    return [Turn("user", instruction(wanted, rng)), Turn("assistant", unmarked(caption))]
 
 
 def question_turns(asked: Mapping[str, Any], rng: np.random.Generator | None) -> list[Turn]:
@@ -159,11 +159,11 @@ def question_turns(asked: Mapping[str, Any], rng: np.random.Generator | None) ->
     With `choices` it is multiple choice, answered by a letter; else any of its answers is one in training, and in
     evaluation the most frequent.
     """
-    question, answers = asked["question"], asked["answers"]
+    question, answers = unmarked(asked["question"]), asked["answers"]
     answer = max(answers, key=answers.count) if rng is None else choose(answers, rng)
     options = asked.get("choices", ())
     if answer in options:
         words = instruction("choice", rng, with_options(question, options))
         return [Turn("user", words), Turn("assistant", LETTERS[options.index(answer)])]
     kind: Kind = "yes_no" if set(answers) <= _YES_NO else "question"
-    return [Turn("user", instruction(kind, rng, question)), Turn("assistant", answer)]
+    return [Turn("user", instruction(kind, rng, question)), Turn("assistant", unmarked(answer))]
