@@ -45,7 +45,7 @@ from diptych.views.instructions import instructed
 NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "instruct": ("conversation|questions|texts",),
-    "video": ("video", "conversation"),
+    "video": ("video", "conversation|questions|texts"),
 }
 """What the usual tasks read of a sample; others read what the card says."""
 USES: dict[str, tuple[str, ...]] = {"instruct": ("image|images|video",)}
