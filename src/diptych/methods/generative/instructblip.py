@@ -48,12 +48,17 @@ CARD = Card(
             about="with one query, a Q-Former that reads the question answers more of them than one that does not",
             metric="vqa/accuracy",
             data=("world:grid=3,objects=9,shapes=9,colours=4,sizes=1,textures=1,backgrounds=1,clutter=0,noise=0,tilt=0,"
-                  "occlusion=0,composition=0,questions=colour,each=8",),
+                  "occlusion=0,composition=0,questions=cell,each=9,pixels=48,train=4000,evaluation=200",),
             val=("world:grid=3,objects=9,shapes=9,colours=4,sizes=1,textures=1,backgrounds=1,clutter=0,noise=0,tilt=0,"
-                 "occlusion=0,composition=0,questions=colour,each=8",),
+                 "occlusion=0,composition=0,questions=cell,each=9,pixels=48,train=4000,evaluation=200",),
             baseline="instructblip:aware=false",
-            budget="samples=64k",
-            settings=("tasks=instruct", "asks=questions", "queries=1", "thaw=.", "workers=1"),
+            budget="samples=48k",
+            settings=(
+                "tasks=instruct", "asks=questions", "thaw=.", "queries=1", "image_size=48", "patch=16",
+                "image_width=64", "image_layers=1", "image_heads=2", "width=64", "layers=2", "heads=2",
+                "qformer_width=32", "qformer_layers=2", "qformer_heads=2", "dropout=0", "longest=32", "batch=32",
+                "lr=2e-3", "workers=1", "evaluations=1",
+            ),
         ),
     },
 )  # fmt: skip
