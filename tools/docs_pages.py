@@ -293,10 +293,7 @@ def fields() -> str:
 
 def tasks() -> str:
     """The evaluation tasks."""
-    rows = [
-        (f"`{name}`", task.about, ", ".join(p.__name__ for p in task.protocols), ", ".join(task.needs))
-        for name, task in TASKS.items()
-    ]
+    rows = [(f"`{name}`", task.about, ", ".join(task.asks), ", ".join(task.needs)) for name, task in TASKS.items()]
     return table(("task", "asks", "of a method", "of the data"), rows)
 
 

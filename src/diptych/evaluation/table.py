@@ -72,6 +72,11 @@ class Task:
     """looks at the two sides of a sample, which then need not have what the method sees with itself"""
 
     @property
+    def asks(self) -> tuple[str, ...]:
+        """The protocols by name, `A or B` where one of two is enough."""
+        return tuple(_named(protocol) for protocol in self.protocols)
+
+    @property
     def encodes(self) -> bool:
         """Whether it starts from what fusion starts from."""
         return any(hasattr(one, "encode_image") for protocol in self.protocols for one in _either(protocol))
@@ -87,8 +92,7 @@ class Task:
         """Why a method cannot be asked, to follow its name; empty if it can."""
         lacking = [protocol for protocol in self.protocols if not isinstance(method, protocol)]
         if lacking:
-            named = (" or ".join(one.__name__ for one in _either(protocol)) for protocol in lacking)
-            return f"does not implement {', '.join(named)}"
+            return f"does not implement {', '.join(map(_named, lacking))}"
         if self.encodes and not own_fields(method.card.needs):
             return f"sees nothing: it is made of {', '.join(method.card.needs)} alone"
         untrained: Mapping[str, str] = getattr(method, "lacks", {})
@@ -102,6 +106,10 @@ class Task:
 def _either(protocol: type | UnionType) -> tuple[type, ...]:
     """The protocols of which one is enough."""
     return get_args(protocol) or (protocol,)  # type: ignore[return-value]
+
+
+def _named(protocol: type | UnionType) -> str:
+    return " or ".join(one.__name__ for one in _either(protocol))
 
 
 _PAIRS = (EmbedsImages, EmbedsTexts, ScoresPairs)
