@@ -191,7 +191,8 @@ def test_a_run_on_scored_captions_has_no_reference_and_goes_by_one_model() -> No
     judge = small("prior")
     method = methods.build("prior", {**vars(judge.config), "scored_by": "x"})
     assert method.reference is None
-    assert method.stages(Recipe())[0].uses == ("chances",)
+    (stage,) = method.stages(Recipe())
+    assert (stage.uses, stage.freeze) == (("chances",), ())
     sample = Sample("", {"image": picture(), "texts": TEXTS, "chances": record(judge, TEXTS)})
     assert method.loss(collate([method.views(sample, None)]), Step()).total.isfinite()
     with pytest.raises(ValueError, match="scored by the model y, and the run takes those of x"):

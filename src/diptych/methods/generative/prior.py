@@ -170,7 +170,8 @@ class PRIOR(GenerativeVLM):
             return replace(stage, train=(r"^reference\.",))
         stage = super().stage(stage)
         uses = ("chances",) if stage.name == "pretrain" and self.config.weights != "equal" else ()
-        return replace(stage, freeze=(*stage.freeze, r"^reference\."), uses=uses)
+        never = () if self.reference is None else (r"^reference\.",)
+        return replace(stage, freeze=(*stage.freeze, *never), uses=uses)
 
     # -- what scores data ----------------------------------------------------------------------------------------
 
