@@ -14,7 +14,7 @@ from diptych.encoders import EncoderError, image_encoder, text_encoder
 
 @pytest.mark.parametrize("name", ["", "resnet", "timm:", "hf:", "packaged:clip", "vit:b"])
 def test_unknown_image_encoder(name: str) -> None:
-    with pytest.raises(EncoderError, match=r"write one of vit, timm:NAME"):
+    with pytest.raises(EncoderError, match=r"write one of vit, patches, timm:NAME"):
         image_encoder(name, size=32)
 
 

@@ -55,7 +55,7 @@ def ours(folder, **options):
         "queries": 3,
         "tasks": ["instruct"],
         "thaw": [],
-        "eps": 1e-6,
+        "norm_eps": 1e-6,
         "start": f"hf:{folder}/whole",
     }
     return methods.build("instructblip", {**config, **options}).eval()

@@ -36,6 +36,7 @@ _TASKS = {
     "naming": "The likeliest of all names",
     "picture_use": "What the picture is worth to a caption",
     "gap": "Distance between the modalities",
+    "mir": "Distance of the modalities inside a language model",
 }
 _METRICS = {
     "top1": "right class first",

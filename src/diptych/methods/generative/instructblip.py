@@ -95,7 +95,7 @@ class Config(GenerativeConfig):
     """tokens of the longest caption for the Q-Former"""
     embed: int = 64
     """width of the joint space of the task represent"""
-    eps: float = 1e-5
+    norm_eps: float = 1e-5
     """of the norm ahead of the Q-Former: LAVIS's; transformers has 1e-6"""
     asks: tuple[str, ...] = ASKED
     """fields of which instructions are made, where the data have them"""
@@ -147,7 +147,7 @@ class InstructBLIP(GenerativeVLM):
         qformer.begin_as(official.from_bert(bert.model.state_dict()))
         rows, columns = self.encoder.grid
         self.connector = QFormerConnector(
-            qformer, 1 + rows * columns, self.encoder.width, self.language.width, config.eps
+            qformer, 1 + rows * columns, self.encoder.width, self.language.width, config.norm_eps
         )
         learns = "represent" in config.tasks
         self.querying = Querying(self.sizes.width, self.sizes.vocab, config.embed) if learns else None
