@@ -31,10 +31,15 @@ class Recipe:
     """added to the root of the second moment"""
     warmup: float = 0.05
     """share of the run with linearly rising learning rate; a value above 1 counts steps"""
+    warmup_lr: float = 0.0
+    """constant learning rate in place of the rising one, as a share of the peak; 0 lets it rise"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """how the learning rate falls after the warm-up, to `final_lr`"""
     final_lr: float = 0.0
     """learning rate at the end, as a share of the peak"""
+    epochs: int = 0
+    """set the learning rate only once in each of so many equal parts, as schedulers do that count epochs: behind the
+    warm-up it falls as if the whole run still lay ahead, so that `final_lr` is not reached; 0 sets it at every step"""
     clip: float = 1.0
     """largest norm of the gradient; 0 switches clipping off"""
     ema: float = 0.0

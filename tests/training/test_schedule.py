@@ -53,6 +53,26 @@ def test_warm_up_as_a_share() -> None:
     assert rate(replace(RECIPE, warmup=0.0), 0, 8) == 1.0
 
 
+def test_warm_up_at_a_constant_rate() -> None:
+    recipe = replace(RECIPE, warmup_lr=0.1)
+    assert [rate(recipe, step, 12) for step in (0, 3, 4)] == [0.1, 0.1, 1.0]
+
+
+@pytest.mark.shows("F", "coop", "maple")
+@pytest.mark.parametrize(
+    ("lr", "epochs", "expected"),
+    [
+        (0.002, 50, {0: 1e-5, 1: 0.002, 2: 0.00199803, 49: 7.8853e-6}),  # a log of CoOp's
+        (0.0035, 5, {0: 1e-5, 1: 0.0035, 2: 0.0031658, 3: 0.0022908, 4: 0.0012092}),  # MaPLe
+    ],
+)
+def test_rates_that_are_set_once_an_epoch(lr: float, epochs: int, expected: dict[int, float]) -> None:
+    recipe = replace(RECIPE, lr=lr, epochs=epochs, warmup=1 / epochs, warmup_lr=1e-5 / lr)
+    for epoch, value in expected.items():
+        for step in (0, 6):
+            assert lr * rate(recipe, 7 * epoch + step, 7 * epochs) == pytest.approx(value, rel=2e-5)
+
+
 @pytest.mark.parametrize(("steps", "times"), [(10, 3), (937, 4), (7, 7), (5, 1)])
 def test_events_are_as_many_as_asked_and_the_last_is_at_the_end(steps: int, times: int) -> None:
     events = [step for step in range(1, steps + 1) if due(step, steps, times)]

@@ -62,11 +62,17 @@ def plan(recipe: Recipe, stages: Sequence[Stage]) -> list[Span]:
 
 
 def rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate as a share of its peak, at a step (from 0) of a stage of `steps` steps."""
+    """The learning rate as a share of its peak, at a step (from 0) of a stage of `steps` steps.
+
+    With `recipe.epochs` a step here is an epoch, and the fall has the length of the whole stage, as where a scheduler
+    that falls over all epochs is stepped once an epoch behind a warm-up that it knows nothing of (Dassl's, in CoOp).
+    """
+    if recipe.epochs:
+        step, steps = step * recipe.epochs // steps, recipe.epochs
     warmup = int(recipe.warmup) if recipe.warmup > 1 else round(recipe.warmup * steps)
     if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+        return recipe.warmup_lr or (step + 1) / warmup
+    done = (step - warmup) / (steps if recipe.epochs else max(1, steps - warmup))
     falling = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[recipe.schedule]
     return recipe.final_lr + (1 - recipe.final_lr) * falling
 
