@@ -1,9 +1,10 @@
-"""A trained dual encoder as a model of another library, which then gives the same embeddings.
+"""A trained method as a model of another library, which then gives the same outputs.
 
 `export(method, "transformers", folder)` writes a folder for `CLIPModel.from_pretrained(folder)`, with its tokenizer
 and image processor; `export(method, "open_clip", folder)` one for
 `open_clip.create_model_and_transforms("local-dir:folder")`. The weights are safetensors. A README.md in the folder
-shows how to load it, how a method that compares tokens is scored there, and what is not carried over.
+shows how to load it, how a method that compares tokens is scored there, and what is not carried over. Language models
+that see become LLaVA's or InstructBLIP's class of transformers (`export_generative`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from diptych.app.export_generative import export_generative
 from diptych.app.export_open_clip import open_clip_files
 from diptych.app.export_parts import ExportError
 from diptych.app.export_transformers import transformers_files
 from diptych.encoders.adapt import has_lora, merged
 from diptych.models.dual_encoder import DualEncoder
+from diptych.models.generative import GenerativeVLM
 
 __all__ = ["FORMATS", "ExportError", "export"]
 FORMATS = ("transformers", "open_clip")
@@ -71,11 +74,13 @@ def export(method: Any, to: str, out: Path) -> Path:
     """Writes `method` for the library `to` (`transformers` or `open_clip`) into the folder `out`, which it returns.
 
     Raises:
-        ExportError: the method is no dual encoder, or the other library has no model with such towers, or none that
-            returns what the method compares; the message names what there is.
+        ExportError: the method is no dual encoder and no language model that sees, or the other library has no model
+            with such parts, or none that returns what the method compares; the message names what there is.
     """
     if to not in FORMATS:
         raise ExportError(f"There is no format {to!r}: choose {' or '.join(FORMATS)}.")
+    if isinstance(method, GenerativeVLM) and to == "transformers":
+        return export_generative(method, Path(out))
     method, out = _dual_encoder(method, to), Path(out)
     if to == "transformers":
         files, name = transformers_files(method), "model.safetensors"
@@ -96,7 +101,8 @@ def _dual_encoder(method: Any, to: str) -> DualEncoder:
     """`method` as a dual encoder that `to` can hold, with LoRA merged into its weights."""
     if not isinstance(method, DualEncoder):
         raise ExportError(
-            f"{type(method).__name__} is no dual encoder, an image and a text tower: only those can be exported."
+            f"{type(method).__name__} is no dual encoder, an image and a text tower: only those can be exported, and "
+            "language models that see, to transformers."
         )
     if method.config.pool != "tower":
         raise ExportError(f"Neither format can say pool={method.config.pool!r}: only pool='tower' can be exported.")

@@ -47,7 +47,7 @@ def transformers_files(method: DualEncoder) -> Files:
             "model_type": "clip_vision_model",
             "image_size": method.image.image_size,
             "patch_size": image.patch,
-            **_tower(image, embed),
+            **tower(image, embed),
         },
         "text_config": {
             "model_type": "clip_text_model",
@@ -56,20 +56,21 @@ def transformers_files(method: DualEncoder) -> Files:
             "bos_token_id": special["bos_token"],
             "eos_token_id": special["eos_token"],
             "pad_token_id": special["pad_token"],
-            **_tower(text, embed),
+            **tower(text, embed),
         },
     }
     bias = logit_bias(method)
     notes = [] if bias is None else [f"{method.card.title} adds the bias {bias:.4f} to the logits; CLIPModel has none."]
     others = {
         "config.json": config,
-        "preprocessor_config.json": _processor(method.image),
+        "preprocessor_config.json": image_processor(method.image),
         **tokenizer_files(method.text),
     }
     return Files(tensors, others, notes)
 
 
-def _tower(form: Form, embed: int) -> dict[str, Any]:
+def tower(form: Form, embed: int) -> dict[str, Any]:
+    """Sizes of a tower of CLIP, by the names of transformers, with a map to `embed`."""
     return {
         "hidden_size": form.width,
         "intermediate_size": form.inner,
@@ -81,7 +82,8 @@ def _tower(form: Form, embed: int) -> dict[str, Any]:
     }
 
 
-def _processor(encoder: ImageEncoder) -> dict[str, Any]:
+def image_processor(encoder: ImageEncoder) -> dict[str, Any]:
+    """How pictures become what the encoder sees, as a CLIPImageProcessor has it."""
     mean, std = normalisation(encoder)
     return {
         "image_processor_type": "CLIPImageProcessor",

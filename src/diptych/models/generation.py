@@ -41,7 +41,7 @@ def answers_to(
     """
     visual = _places(model, image)
     read = [model.read(turns(prompt), visual, open=True) for prompt in prompts]
-    embeds, batch = _embeds(model, image, read)
+    embeds, batch = embedded(model, image, read)
     room = (
         embeds.shape[1] - batch.length[:, None]
     )  # padding goes in front: the first word that is written follows the last
@@ -72,7 +72,7 @@ def chances(
     visual = _places(model, image)
     said = zip(prompts, answers, strict=True)
     read = [model.read([*turns(prompt), Turn("assistant", answer)], visual) for prompt, answer in said]
-    embeds, batch = _embeds(model, image, read)
+    embeds, batch = embedded(model, image, read)
     real = there(batch.length, embeds.shape[1])
     # an earlier answer in a conversation is learned too, and is not asked for here
     starts = [len(model.read(turns(prompt), visual, open=True)["ids"]) for prompt in prompts]
@@ -91,7 +91,7 @@ def chances(
 def states(model: GenerativeVLM, image: Features, texts: Sequence[str]) -> tuple[list[Tensor], Tensor, Tensor]:
     """What `card.ShowsLayers` asks for: each text is the answer to what is seen, without a question."""
     visual = _places(model, image)
-    embeds, batch = _embeds(model, image, [model.read([Turn("assistant", text)], visual) for text in texts])
+    embeds, batch = embedded(model, image, [model.read([Turn("assistant", text)], visual) for text in texts])
     real = there(batch.length, embeds.shape[1])
     with recorded(model.language.model.base_model, model.language.layers) as found:
         model.language.hidden(embeds, real)
@@ -132,8 +132,10 @@ def _places(model: GenerativeVLM, image: Features | None) -> list[int]:
     return [model.connector.tokens] * media
 
 
-def _embeds(model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Batch]:
-    """Sequences -> (B, T, D), and the batch of them, both padded at the end."""
+def embedded(
+    model: GenerativeVLM, image: Features | None, read: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, Batch]:
+    """Sequences about what is seen -> (B, T, D), and the batch of them, both padded at the end."""
     columns = {
         name: pad_sequence([one[name] for one in read], batch_first=True)
         if value.ndim

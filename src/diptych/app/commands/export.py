@@ -12,7 +12,7 @@ from diptych.app import options
 
 @dataclass(frozen=True)
 class Options:
-    """Write a trained dual encoder in the format of another library, which then gives the same outputs."""
+    """Write a trained dual encoder or language model that sees for another library, which gives the same outputs."""
 
     run: options.RunOrModel
     """folder of a run, or a model on the hub (OWNER/NAME)"""
