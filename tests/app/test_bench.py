@@ -220,6 +220,7 @@ def quick(monkeypatch) -> None:
 SMALL = {
     "info_nce": ["--batch", "32", "--width", "4", "--tile", "8"],
     "late_interaction": ["--batch", "6", "--patches", "5", "--words", "4", "--width", "4", "--tile", "2"],
+    "depth_maps": ["--batch", "2", "--points", "8", "--views", "6", "--size", "16", "--radius", "0.2"],
     "packing": ["--batch", "4", "--longest", "24", "--width", "16", "--layers", "1"],
     "grad_cache": ["--batch", "8", "--part", "4", "--tile", "4"],
     "saving": ["--layers", "1", "--width", "24"],

@@ -15,6 +15,7 @@ NAMES: dict[str, str] = {
     "retrieval": "ranks among many pictures and captions against chunks of rows that are sorted",
     "start": "how soon commands answer, against importing torch",
     "step": "a training step of CLIP, ViT-B/32, against open_clip",
+    "depth_maps": "depth maps of point clouds, all at once against map after map and against point after point",
     "packing": "sequences of pictures and words packed into rows against padded ones",
     "reading": "reading shards of JPEGs to augmented tensors, against webdataset, PIL and torchvision",
 }
