@@ -58,6 +58,8 @@ class Limits:
     """pixels of a picture, and of a frame of a video"""
     frames: int = 1024
     """frames of a video, or pictures of one sample"""
+    points: int = 5_000_000
+    """points of a cloud or a mesh, and triangles of it"""
     seconds: float = 600.0
     """duration of a sound or a video"""
 

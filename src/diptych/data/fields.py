@@ -26,6 +26,7 @@ from diptych.data.decode import (
     decode_text,
     image_header,
 )
+from diptych.data.geometry import decode_mesh, decode_points
 from diptych.data.values import checked, same_number, text_of, texts_of, within
 from diptych.data.video import Video
 
@@ -34,12 +35,13 @@ _JSON_KEYS |= {"text": ("caption", "text"), "texts": ("texts",)}
 _OWNERS: dict[str, tuple[str, ...]] = {}  # extension -> the fields that a member with it holds, or may hold
 for _name, _field in FIELDS.items():
     for _extension in _field.files:
-        if _extension.startswith(".") and _extension not in (".ply", ".0.jpg"):
+        if _extension.startswith(".") and _extension != ".0.jpg":
             _OWNERS[_extension[1:]] = (*_OWNERS.get(_extension[1:], ()), _name)
 _NUMBERED = re.compile(r"(\d{1,6})\.(.+)")
-_REGIONS = _OWNERS["regions.npz"]
-_ARRAYS = frozenset({*_REGIONS, "masks", "depth", "points", "labels", "camera", "boxes"})  # may lie in one .npz
-SHARED = frozenset({"json", "npz", "cls", "regions.npz"})
+_TOGETHER = ("regions.npz", "points.npz")  # members in which arrays of several fields lie
+_SEVERAL = {name for _extension in _TOGETHER for name in _OWNERS[_extension]}
+_ARRAYS = frozenset({*_SEVERAL, "masks", "depth", "labels", "camera", "boxes"})  # may lie in one .npz
+SHARED = frozenset({"json", "npz", "cls", *_TOGETHER})
 """Extensions of members that only a look inside tells the fields of."""
 
 
@@ -145,7 +147,7 @@ class _Source:
     def own(self, name: str) -> Any:
         """From a member that holds this field only; None if there is none."""
         for extension, data in self.members.items():
-            if extension not in SHARED and field_of(extension) == name:
+            if extension not in SHARED and name in _holds(extension):
                 return self._media(name, extension, data)
         return None
 
@@ -171,8 +173,8 @@ class _Source:
 
     def from_arrays(self, name: str) -> Any:
         """From a member that holds arrays of several fields; None if none does."""
-        for extension in ("regions.npz", "npz"):
-            if extension in self.members and (extension == "npz" or name in _REGIONS):
+        for extension in (*_TOGETHER, "npz"):
+            if extension in self.members and (extension == "npz" or name in _OWNERS[extension]):
                 arrays = self.arrays(extension)
                 value = _points(arrays) if name == "points" else arrays.get(name)
                 if value is not None:
@@ -289,8 +291,11 @@ class _Source:
         if name == "video":
             return Video(data, self.limits, extension)
         if extension.endswith("npz"):
-            arrays = self.arrays(extension)
-            return _points(arrays) if name == "points" else arrays.get(name)
+            return self.arrays(extension).get(name)
+        if name == "points":
+            return decode_points(data, self.limits, extension)
+        if name == "mesh":
+            return decode_mesh(data, self.limits, extension)
         raise BrokenSample("", f"no reader for .{extension}; use another format")
 
     def _present(self, name: str, value: Any) -> Any:

@@ -32,7 +32,7 @@ def frozen(datasets: Sequence[Dataset]) -> Source:
 
     def samples() -> Iterator[Item]:
         for dataset in datasets:
-            fields = sorted(set(dataset.has) & set(FIELDS) - {"video"})
+            fields = sorted(set(dataset.has) & set(FIELDS) - {"video", "mesh"})
             if "video" in dataset.has:
                 yield Notice("videos are not written down", len(dataset))
             for index in range(len(dataset)):

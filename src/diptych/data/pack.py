@@ -34,7 +34,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the number of samples done and the number of all, if that is known."""
 
 _EARLY = 1000  # samples after which a pack stops if too many are broken, rather than at the end
-_SEEN = ("image", "images", "video")
+_SEEN = ("image", "images", "video", "points")
 """fields that dataset.json names where some samples have them and others do not"""
 _COMMON = 0.95  # a data set has a field if at least this share of its samples has it
 

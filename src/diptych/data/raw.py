@@ -36,6 +36,7 @@ Kind = Literal[
     "didemo",
     "msrvtt-qa",
     "tgif-qa",
+    "scannet",
     "conversations",
     "documents",
     "texts",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data import (
+    geometry,
     kinds,
     read_annotations,
     read_conversations,
@@ -21,6 +22,7 @@ from diptych.data import (
     read_hub,
     read_questions,
     read_regions,
+    read_scenes,
     read_tables,
     read_videos,
     region_files,
@@ -50,10 +52,11 @@ from diptych.data.shards import read_dataset_json, read_index
 from diptych.data.tar import UnreadableTar
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_SEEN = IMAGE_SUFFIXES | read_videos.SUFFIXES
+_SEEN = IMAGE_SUFFIXES | read_videos.SUFFIXES | geometry.SUFFIXES
 _BY_LINES = ("nlvr2", "conversations", "documents")
 """Kinds whose files may have a JSON object a line."""
-_SIDECARS = {".txt": TEXT_BYTES, ".json": JSON_BYTES}
+_SIDECARS = {".txt": TEXT_BYTES, ".json": JSON_BYTES, **dict.fromkeys(sorted(geometry.SUFFIXES), 0)}
+"""What may lie beside a picture, and how many bytes it may have; 0: as many as the picture"""
 
 
 def recognise(src: str | Path, reading: Reading | None = None) -> Source:
@@ -105,6 +108,8 @@ def _kind(path: Path) -> str:
         return found
     if found := read_videos.tables_in(path)[0]:
         return found
+    if read_scenes.is_here(path):
+        return "scannet"
     if any(path.glob("refs*.p")):
         return "refcoco"
     lines = [kinds.marked(file) for file in read_tables.files_in(path) if file.suffix in (".jsonl", ".ndjson")]
@@ -121,44 +126,45 @@ def _kind(path: Path) -> str:
 
 
 def image_folder(root: Path, reading: Reading) -> Source:
-    """A folder of pictures or videos; folders named train, val or test are splits, those below (or on top) classes.
+    """A folder of pictures, videos or shapes; folders named train, val or test are splits, others classes.
 
-    A `.txt` beside a picture is its caption, a `.json` beside it its other fields. Pictures without a folder have no
-    class, and a single folder is no class either.
+    Splits may hold the folders of classes (ImageNet), or these the splits (ModelNet). A `.txt` beside a picture is its
+    caption, a `.json` beside it its other fields, a `.ply`, `.off` or `.obj` its shape. Pictures without a folder have
+    no class, and a single folder is no class either.
 
     Raises:
         SourceError: there is no picture.
     """
     base, files = root, _files(root)
     allowed = (Path(reading.images).expanduser() if reading.images else root).resolve()
-    pictures = [name for name in files if Path(name).suffix.lower() in _SEEN]
+    pictures = _shown(files)
     if not pictures:
         raise SourceError(
-            f"{root} holds no pictures ({list_words(sorted(IMAGE_SUFFIXES))}), videos, tables, .tar shards, COCO or "
-            "Hugging Face files; if it is something else, name it with --kind."
+            f"{root} holds no pictures ({list_words(sorted(IMAGE_SUFFIXES))}), videos, shapes, tables, .tar shards, "
+            "COCO or Hugging Face files; if it is something else, name it with --kind."
         )
     tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
     while len(tops) == 1 and "" not in tops and not is_split(next(iter(tops))):  # all lie in one folder: look inside
         base = base / tops.pop()
         files = _files(base)
-        pictures = [name for name in files if Path(name).suffix.lower() in _SEEN]
+        pictures = _shown(files)
         tops = {name.partition("/")[0] if "/" in name else "" for name in pictures}
-    nested = bool(tops) and all(is_split(top) for top in tops)
-    labels = {name: _folder_label(name, nested) for name in pictures}
+    level = _split_level(pictures)
+    labels = {name: _folder_label(name, level) for name in pictures}
+    splits = {name: split_name(name.split("/")[level]) if level is not None else "" for name in pictures}
     classes = tuple(sorted(set(labels.values()) - {""}))
     classes = classes if len(classes) > 1 else ()
 
     def samples() -> Iterator[Item]:
         known = frozenset(files)
         for name in pictures:
-            split = split_name(name.partition("/")[0]) if nested else ""
-            yield _picture(_Folder(base, allowed, known), name, split, labels[name] if classes else "", reading)
+            yield _picture(_Folder(base, allowed, known), name, splits[name], labels[name] if classes else "", reading)
 
     sidecars = {str(Path(name).with_suffix(suffix)) for name in pictures for suffix in _SIDECARS}
     ignored = len(set(files) - set(pictures) - sidecars)
     about = (
         f"a folder of {len(pictures):,} {_called(pictures)}"
-        + (f" in the splits {list_words(sorted({split_name(top) for top in tops}))}" if nested else "")
+        + (f" in the splits {list_words(sorted(set(splits.values())))}" if level is not None else "")
         + (f", with a folder for each of {len(classes):,} classes ({list_words(classes)})" if classes else "")
         + (
             ", captions in .txt files beside them"
@@ -170,10 +176,22 @@ def image_folder(root: Path, reading: Reading) -> Source:
     return Source("folder", about, samples, len(pictures), classes)
 
 
+def _shown(files: list[str]) -> list[str]:
+    """The files that are samples: pictures, videos, and shapes without a picture of the same name beside them."""
+    known = {Path(name).with_suffix("") for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES}
+    return [
+        name
+        for name in files
+        if (suffix := Path(name).suffix.lower()) in _SEEN
+        and (suffix not in geometry.SUFFIXES or Path(name).with_suffix("") not in known)
+    ]
+
+
 def _called(names: list[str]) -> str:
-    """What these files are together: pictures, videos, or both."""
-    videos = sum(Path(name).suffix.lower() not in IMAGE_SUFFIXES for name in names)
-    return "pictures" if not videos else "videos" if videos == len(names) else "pictures and videos"
+    """What these files are together: pictures, videos, shapes, or several of them."""
+    there = {Path(name).suffix.lower() for name in names}
+    known = {"pictures": IMAGE_SUFFIXES, "videos": read_videos.SUFFIXES - {".gif"}, "shapes": geometry.SUFFIXES}
+    return " and ".join(what for what, suffixes in known.items() if there & suffixes)
 
 
 def _files(root: Path) -> list[str]:
@@ -186,9 +204,16 @@ def _files(root: Path) -> list[str]:
     return sorted(names)
 
 
-def _folder_label(name: str, nested: bool) -> str:
-    folders = name.split("/")[int(nested) : -1]
-    return folders[0] if folders else ""
+def _split_level(names: list[str]) -> int | None:
+    """Whether folders on top (0) or those below them (1) are splits; None: neither."""
+    folders = [name.split("/")[:-1] for name in names]
+    return next((n for n in (0, 1) if all(len(found) > n and is_split(found[n]) for found in folders)), None)
+
+
+def _folder_label(name: str, level: int | None) -> str:
+    """The name of the topmost folder that is no split."""
+    folders = name.split("/")[:-1]
+    return next((folder for number, folder in enumerate(folders) if number != level), "")
 
 
 @dataclass(frozen=True)
@@ -220,9 +245,11 @@ def _picture(folder: _Folder, name: str, split: str, label: str, reading: Readin
             # a link could lead to any private file, whose text would then be packed
             if beside not in known or (base / beside).is_symlink():
                 continue
-            data = read_file(base / beside, key, _SIDECARS[suffix])
+            data = read_file(base / beside, key, _SIDECARS[suffix] or reading.limits.bytes)
             if suffix == ".txt":
                 members["txt"] = encode_text(data.decode("utf-8", "surrogateescape"), key)
+            elif suffix in geometry.SUFFIXES:
+                members[suffix[1:]] = data
             else:
                 values = _json_object(data, beside, key)
         values |= {"category": label} if label else {}
@@ -320,6 +347,7 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "didemo": read_videos.didemo,
     "msrvtt-qa": read_videos.msrvtt_qa,
     "tgif-qa": read_videos.tgif_qa,
+    "scannet": read_scenes.scannet,
     "conversations": read_conversations.conversations,
     "documents": read_conversations.documents,
     "texts": read_conversations.texts,

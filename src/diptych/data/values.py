@@ -46,11 +46,12 @@ def texts_of(name: str, value: Any) -> list[str]:
 
 
 def same_number(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises `BrokenSample` where arrays about regions disagree on how many regions there are."""
-    numbers = {name: len(value) if value.ndim else 0 for name, value in arrays.items() if name.startswith("region")}
-    if len(set(numbers.values())) > 1:
-        said = ", ".join(f"{number:,} {name}" for name, number in sorted(numbers.items()))
-        raise BrokenSample("", f"its regions are not as many everywhere: {said}")
+    """Raises `BrokenSample` where arrays about regions, or about points, disagree on how many there are."""
+    for kind in ("region", "point"):
+        numbers = {name: len(value) if value.ndim else 0 for name, value in arrays.items() if name.startswith(kind)}
+        if len(set(numbers.values())) > 1:
+            said = ", ".join(f"{number:,} {name}" for name, number in sorted(numbers.items()))
+            raise BrokenSample("", f"its {kind}s are not as many everywhere: {said}")
 
 
 def within(name: str, value: Any, boxes: int, length: int = 0) -> list[tuple[Any, ...]]:
@@ -100,6 +101,14 @@ def _numbers_of_classes(least: int) -> Callable[[str, Any], np.ndarray]:
         return array.astype(np.int64)
 
     return check
+
+
+def _points(name: str, value: Any) -> np.ndarray:
+    """(N, 3+), of one point or more."""
+    points: np.ndarray = _numbers((None, None))(name, value)
+    if points.shape[0] < 1 or points.shape[1] < 3:
+        raise BrokenSample("", f"{name} have the shape {points.shape}, not (N, 3) or more columns")
+    return points
 
 
 def _boxes(name: str, value: Any) -> np.ndarray:
@@ -235,7 +244,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "negatives": texts_of,
     "moments": _moments,
     "depth": _numbers((None, None)),
-    "points": _numbers((None, None)),
+    "points": _points,
+    "point_labels": _numbers_of_classes(-1),
+    "point_objects": _numbers_of_classes(-1),
+    "object_names": texts_of,
+    "view": _numbers((3,)),
     "camera": _numbers((4, 4)),
     "scene": _object,
 }
