@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from diptych.app.fitting import fitted, nouns, ready
+from diptych.app.sources import open_sources
 from diptych.batch import MissingField
 from diptych.methods import config_class
 from diptych.recipe import Recipe
@@ -91,3 +92,13 @@ def test_data_must_have_what_the_stages_read() -> None:
 
     with pytest.raises(MissingField, match="clip needs text"):
         ready("clip", config_class("clip")(), Bare(size=4), Recipe())
+
+
+def test_classes_are_those_of_the_parts_that_have_labels():
+    @dataclass(frozen=True)
+    class Config:
+        classes: int = 0
+
+    texts, pictures = "world:objects=1,text=true,shapes=5", "world:objects=1,shapes=5"
+    assert fitted("limber", Config(), open_sources([pictures, texts])).classes == 5
+    assert fitted("limber", Config(), open_sources([texts])).classes == 0

@@ -103,3 +103,10 @@ def test_smollm2_knows_the_capital_of_france() -> None:
     assert sum(value.numel() for value in found.parameters()) == 134_515_008
     assert found.tokenizer.ids("<|im_start|>", special=True) == [1]
     assert own_template(found.tokenizer.written, "<|im_end|>").assistant == "<|im_start|>assistant\n{}{end}\n"
+
+
+@pytest.mark.parametrize("width", [32, 128])
+def test_our_own_begins_with_maps_that_keep_the_size_of_what_they_take(width) -> None:
+    layer = language_model("own", width=width, layers=1).layers[0]
+    came = torch.randn(4000, width)
+    assert layer.self_attn.q_proj(came).std() == pytest.approx(1, abs=0.1)

@@ -144,7 +144,8 @@ def _most(data: Dataset, name: str) -> int:
 
 def _named(config: Any, data: Dataset) -> int:
     """How many classes `label` counts."""
-    return len(data.classes) if "label" in data.has else 0
+    parts = data.parts if isinstance(data, Mixture) else [data]
+    return len(data.classes) if any("label" in part.has for part in parts) else 0
 
 
 def _scored_by(config: Any, data: Dataset) -> str:

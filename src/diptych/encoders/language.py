@@ -171,6 +171,7 @@ def _own(width: int, layers: int, heads: int, context: int) -> LanguageModel:
         num_attention_heads=heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
+        initializer_range=width**-0.5,  # with the 0.02 of wide models a narrow one learns late to look back
         bos_token_id=tokenizer.begin,
         eos_token_id=tokenizer.end,
         pad_token_id=tokenizer.pad,

@@ -30,17 +30,21 @@ def _dialogue(draft: Draft, rng: Random) -> str:
 
 
 def _text(draft: Draft) -> str:
-    """A caption in half of the cases, else questions with answers, or a dialogue."""
+    """One to four things said of one scene, so that what stands in front says something of what follows.
+
+    Each is a caption in half of the cases, else questions with answers, or a dialogue.
+    """
     rng = draft.rng("text")
-    write_one: Callable[[Draft, Random], str] = rng.choice([_caption, _caption, _asked, _dialogue])
-    return write_one(draft, rng) or _caption(draft, rng)
+    writers: list[Callable[[Draft, Random], str]] = [_caption, _caption, _asked, _dialogue]
+    said = [rng.choice(writers)(draft, rng) or _caption(draft, rng) for _ in range(rng.randint(1, 4))]
+    return " ".join(said)
 
 
 class Texts(World):
     """A data set of `text` alone, for language models to learn a world's words from.
 
-    Captions in all styles, questions with their answers, dialogues, about scenes that no picture of the same seed
-    shows. Arguments and errors are those of `Made`.
+    Captions in all styles, questions with their answers, dialogues, several about one scene, about scenes that no
+    picture of the same seed shows. Arguments and errors are those of `Made`.
     """
 
     fields: ClassVar[Mapping[str, Callable[[Draft], str]]] = {"text": _text}
