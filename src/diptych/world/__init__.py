@@ -14,6 +14,7 @@ from diptych.world.made import SPLITS
 from diptych.world.opening import open_world
 from diptych.world.pairs import Pairs
 from diptych.world.questions import answers_of
+from diptych.world.rooms import Solids
 from diptych.world.scene import Background, Object, Relation, Scene
 from diptych.world.texts import Texts
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pairs",
     "Relation",
     "Scene",
+    "Solids",
     "Sprite",
     "Texts",
     "World",

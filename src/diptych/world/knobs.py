@@ -100,6 +100,14 @@ class Knobs:
     motions: tuple[str, ...] = MOTIONS
     """what may happen in a clip: of move, bounce (there and back), enter (or leave), appear (or disappear); and what
     lasts two or three frames: flash, hop (there and back) and dash"""
+    points: bool = False
+    """samples are solid things or rooms of them, as point clouds and as pictures (`Solids`)"""
+    cloud: int = 1024
+    """the number of points of a cloud"""
+    missing: float = 0.0
+    """so large a share of a cloud is lost, all on one side, as if something stood before it"""
+    spread: float = 0.0
+    """standard deviation of the noise on the coordinates of a cloud, of which the farthest is 1"""
     text: bool = False
     """samples are texts about scenes, which are never drawn (`Texts`)"""
     train: int = 20_000
@@ -139,8 +147,8 @@ class Knobs:
         unknown = [motion for motion in self.motions if motion not in motions]
         if unknown or not self.motions:
             raise ValueError(f"motions: {nearest(unknown[0] if unknown else 'none', motions, 'motion')}")
-        if self.video + self.pairs + self.text > 1:
-            raise ValueError("a world has clips, pairs or texts: leave out all of video, pairs and text but one.")
+        if self.video + self.pairs + self.text + self.points > 1:
+            raise ValueError("a world has clips, pairs, clouds or texts: say one of video, pairs, points and text.")
         if self.video and self.events > self.objects[0]:
             raise ValueError(f"{self.events} events need as many objects: raise objects or lower events.")
         if self.video and self.frames < 4 * self.events:
@@ -180,6 +188,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "region_noise": (0, 2),
     "region_extra": (0, 100),
     "pixels": (8, 4096),
+    "cloud": (1, 1_000_000),
+    "missing": (0, 0.9),
+    "spread": (0, 1),
     "frames": (2, 1000),
     "events": (1, 100),
     "train": (1, 10**9),
