@@ -240,9 +240,16 @@ class Captions(Protocol):
         ...
 
 
+class TooLong(ValueError):
+    """A prompt, with all that is seen in it, has more tokens than a method reads."""
+
+
 @runtime_checkable
 class Generates(Protocol):
-    """Writes what follows a prompt, about what is seen; `image=None` is the model that sees nothing."""
+    """Writes what follows a prompt, about what is seen; `image=None` is the model that sees nothing.
+
+    A prompt of which not all can be read raises `TooLong`.
+    """
 
     prompts: Mapping[
         str, str

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diptych import methods
-from diptych.app.bench import reading, step
+from diptych.app.bench import generative, reading, step
 from diptych.batch import Batch, require
 
 READING = reading.Options(samples=24)
@@ -50,6 +50,25 @@ def test_a_batch_that_is_ready_is_read_as_it_is() -> None:
     require(data.has, methods.card("clip").needs, who="clip", source="ready")
     views = [step.views(data.read(index, ()), None) for index in data.order(0, 0, True)]
     assert all(torch.stack([view[name] for view in views]).equal(batch[name]) for name in batch)
+
+
+SMALL = generative.Options(batch=2, words=4, width=32, layers=1)
+
+
+def test_both_write_the_same_captions() -> None:
+    ours, theirs = generative.written(SMALL)(), generative.generated(SMALL)()
+    assert ours == theirs
+    assert len(ours) == 2
+
+
+@pytest.mark.slow
+def test_the_trainer_takes_one_step_at_a_time_from_our_loss() -> None:
+    """`theirs` raises where its loss on our weights is not ours."""
+    ours, theirs = generative.ours(SMALL), generative.theirs(SMALL)
+    first = ours().terms["text"]
+    for _ in range(2):
+        theirs()
+    assert first.isfinite()
 
 
 @pytest.mark.slow

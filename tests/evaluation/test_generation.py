@@ -10,6 +10,7 @@ from evaluation_fakes import MemoryData
 from fusion_fakes import Answers, numbered
 from generation_fakes import HALF, Writer
 
+from diptych.card import TooLong
 from diptych.evaluation import generation
 from diptych.evaluation.embed import Bench, CannotEvaluate, judging
 from diptych.evaluation.generation import Ask
@@ -109,6 +110,17 @@ def test_a_model_that_learns_from_solved_questions() -> None:
         assert len(set(seen)) == len(seen)
         return str(seen[-1]) if len(solved) > 1 else "?"
 
+    def brief(seen: tuple[int, ...], prompt: str) -> str:
+        if len(seen) > 3:
+            raise TooLong("a prompt has no room.")
+        return says(seen, prompt)
+
+    few = judged(Writer(brief), of, "vqa_shots")
+    assert {name: row.value for name, row in few.items()} == {
+        "accuracy_0_shots": 0,
+        "accuracy_1_shots": 0,
+        "accuracy_2_shots": 1,
+    }
     rows = judged(Writer(says), of, "vqa_shots")
     assert [rows[f"accuracy_{n}_shots"].value for n in (0, 1, 2, 4)] == [0, 0, 1, 1]
     assert rows["accuracy_4_shots"].chance == pytest.approx(1 / 6)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from diptych.batch import Batch, Sample, Step, Terms
-from diptych.card import Captions, Card, Generates
+from diptych.card import Captions, Card, Generates, TooLong
 from diptych.data.loader import collate
+from diptych.models.generation import beside, few_shot
 from diptych.models.generative import GenerativeConfig, GenerativeVLM
 from diptych.world import open_world
 from diptych.world.data import World
@@ -81,6 +82,31 @@ def test_writes_and_judges() -> None:
         spans = method.token_likelihood(image, ["what ?", "is it red ?", ""], ["a star", "no", "yes"])
     assert [[span[:2] for span in one] for one in spans] == [[(0, 1), (2, 6)], [(0, 2)], [(0, 3)]]
     assert (total < 0).all()
+
+
+def test_a_prompt_is_read_whole_or_not_at_all() -> None:
+    """What would be cut off is its end, the question: 20 tokens hold the begin token, pictures of 4, and words."""
+    method = small(context=20)
+    with torch.no_grad():
+        one = method.encode_image(batch_of(method)).take(torch.tensor([0]))
+        for seen, prompt, fits in (
+            ([one], "a " * 14, True),  # and one token for the answer
+            ([one], "a " * 15, False),
+            ([one] * 2, few_shot([("what is it ?", "a star")], "and this ?"), True),
+            ([one] * 3, few_shot([("a a", "b")] * 2, "c c"), False),
+            (
+                [one] * 4,
+                few_shot([("a", "b")] * 3, "c"),
+                False,
+            ),  # the fourth picture goes whole
+        ):
+            if fits:
+                assert len(method.respond(beside(*seen), [prompt], longest=1)) == 1
+                continue
+            with pytest.raises(TooLong, match=f"in the 20 tokens that this run reads, of which {4 * len(seen)} are"):
+                method.respond(beside(*seen), [prompt])
+            with pytest.raises(TooLong, match="train with a larger context"):
+                method.likelihood(beside(*seen), [prompt], ["a star"])
 
 
 # ---- packed sequences

@@ -9,14 +9,14 @@ from typing import Any
 
 from diptych.app import api
 from diptych.batch import Features, Sample
-from diptych.card import AnswersQuestions, Captions, Generates
+from diptych.card import AnswersQuestions, Captions, Generates, TooLong
 from diptych.data.decode import NORMAL, BrokenSample, decode_image
 from diptych.data.loader import collate
 from diptych.evaluation.embed import blocks, judging, moved
 from diptych.evaluation.generation import own_prompt
 from diptych.evaluation.reading import own_fields
 from diptych.training.precision import choose_device
-from diptych.views.conversations import MARKER, Turn, sequence
+from diptych.views.conversations import MARKER, Turn
 
 _BATCH = 16  # pictures that are captioned at a time
 
@@ -130,9 +130,11 @@ class Chat:
         turns = [*self.turns, Turn("user", MARKER * self._new + text.replace(MARKER, " "))]
         with _ready(self.method, self.device) as place:
             image = self._image(place)
-            self._check(turns, image)
             stream = {} if tell is None else {"streamer": _Stream(self.method.language.tokenizer, tell)}
-            answer = str(self.method.respond(image, [turns], longest, **stream)[0])
+            try:
+                answer = str(self.method.respond(image, [turns], longest, **stream)[0])
+            except TooLong as error:
+                raise ValueError(f"the conversation has become too long, begin a new one ({error}).") from None
         self.turns, self._new = [*turns, Turn("assistant", answer)], 0
         return answer
 
@@ -140,16 +142,6 @@ class Chat:
         from diptych.models.generation import beside
 
         return moved(beside(*self.features), device) if self.features else None
-
-    def _check(self, turns: Sequence[Turn], image: Features | None) -> None:
-        """Nothing may be cut off: what is cut is the end, which is what was asked."""
-        language, tokens = self.method.language, self.method.connector.tokens
-        media = 0 if image is None else image.tokens.shape[1] // self.method.connector.of
-        whole = sequence(turns, language.tokenizer, self.method.template, [tokens] * media, open=True)["length"]
-        if whole >= language.context:
-            raise ValueError(
-                f"the conversation has {whole} tokens and this run reads {language.context}: begin a new one."
-            )
 
     def forget(self) -> None:
         """Begins a new conversation, without pictures."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import getLogger
 from random import Random
 
 import numpy as np
 
+from diptych.card import TooLong
 from diptych.evaluation import statistics
 from diptych.evaluation.answering import LONGEST, Asked, columns, constant_answers, prompt, scores, some_questions
 from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.generation import SHORT, Ask, how, short, spread, written
 from diptych.evaluation.measures import Column, Measure, Result
+
+log = getLogger("diptych.evaluation")
 
 VERSION = "shots/1"
 """of how solved questions are drawn and written"""
@@ -24,7 +28,8 @@ def vqa_shots(bench: Bench) -> Result:
     """accuracy_0_shots, accuracy_1_shots and so on: soft accuracy with so many solved questions before the own one.
 
     The solved ones are about other samples of the same set, drawn once for each question, and shown with their
-    samples; the four of four begin with the two of two. Chance is that of `vqa`.
+    samples; the four of four begin with the two of two. A method that cannot read so many has no figure for
+    them. Chance is that of `vqa`.
 
     Raises:
         CannotEvaluate: no sample has a question with an answer, or fewer than five have.
@@ -44,11 +49,17 @@ def vqa_shots(bench: Bench) -> Result:
     solved = [_drawn(one, place, rows, by_row) for place, one in enumerate(asked)]
     for shots in SHOTS:
         asks = [_ask(prompt(bench), one, before[:shots]) for one, before in zip(asked, solved, strict=True)]
-        table[f"answer_{shots}"] = said = [short(answer) for answer in written(bench, asks, LONGEST)]
+        try:
+            table[f"answer_{shots}"] = said = [short(answer) for answer in written(bench, asks, LONGEST)]
+        except TooLong as error:
+            if not shots:
+                raise
+            log.info("no more solved questions before the own one: %s", error)
+            break
         metric = f"accuracy_{shots}_shots"
         table[metric] = values = np.array([scores(answer, one)[0] for answer, one in zip(said, asked, strict=True)])
         measures.append(Measure(metric, statistics.mean(values, clusters=[one.row for one in asked]), chance))
-    last = max(SHOTS)
+        last = shots
     table |= {"answer": table[f"answer_{last}"], "right": table[f"accuracy_{last}_shots"]}
     return Result(measures, table, f"{how(SHORT, question=prompt(bench))} with {VERSION}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.batch import MissingField, missing, require
-from diptych.card import Grounds, ScoresPairs
+from diptych.card import Grounds, ScoresPairs, TooLong
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.decode import BrokenSample
@@ -199,7 +199,7 @@ def _run(name: str, bench: Bench, *, asked: bool) -> Result | None:
     """A task's result; None where it turns out that the samples do not allow it and nobody asked for it by name."""
     try:
         return TASKS[name].function(bench)
-    except CannotEvaluate as error:
+    except (CannotEvaluate, TooLong) as error:
         if asked:
             raise
         log.info("left out: %s", error)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from diptych.batch import Batch, Features
+from diptych.card import TooLong
 from diptych.encoders.hidden import recorded
 from diptych.objectives.contrastive import exact
 from diptych.views.conversations import IGNORE, MARKER, Turn
@@ -38,10 +39,12 @@ def answers_to(
         prompts: B.
         longest: tokens that are written at most.
         how: as in transformers' `generate`: `num_beams`, `do_sample`, `top_p`, `temperature`, `streamer`, ...
+
+    Raises:
+        TooLong: a prompt leaves no room for an answer in what the language model reads.
     """
     visual = _places(model, image)
-    read = [model.read(turns(prompt), visual, open=True) for prompt in prompts]
-    embeds, batch = embedded(model, image, read)
+    embeds, batch = embedded(model, image, [_whole(model, prompt, visual) for prompt in prompts])
     room = (
         embeds.shape[1] - batch.length[:, None]
     )  # padding goes in front: the first word that is written follows the last
@@ -68,6 +71,9 @@ def chances(
     Returns:
         (B, T) log probability of the token that comes next, 0 where it is none of the answer's; (B, T) bool, whether it
         is one; (B, T) bool, whether it is one and no other token is likelier.
+
+    Raises:
+        TooLong: as in `answers_to`.
     """
     visual = _places(model, image)
     said = zip(prompts, answers, strict=True)
@@ -75,7 +81,7 @@ def chances(
     embeds, batch = embedded(model, image, read)
     real = there(batch.length, embeds.shape[1])
     # an earlier answer in a conversation is learned too, and is not asked for here
-    starts = [len(model.read(turns(prompt), visual, open=True)["ids"]) for prompt in prompts]
+    starts = [len(_whole(model, prompt, visual)["ids"]) for prompt in prompts]
     labels = pad_sequence([one["labels"] for one in read], batch_first=True, padding_value=IGNORE)
     labels[there(torch.tensor(starts), labels.shape[1])] = IGNORE
     labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE).to(embeds.device)
@@ -124,6 +130,17 @@ def beside(*images: Features) -> Features:
 def there(lengths: Tensor, width: int) -> Tensor:
     """(B,) lengths -> (B, width) bool, True where a sequence has a token."""
     return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def _whole(model: GenerativeVLM, prompt: Prompt, visual: Sequence[int]) -> dict[str, Any]:
+    """A prompt up to where its answer begins. To be cut off is for what is learned: its end is what was asked."""
+    read, context = model.read(turns(prompt), visual, open=True), model.language.context
+    if len(read["ids"]) >= context or int(read["visual"].sum()) < sum(visual):
+        raise TooLong(
+            f"a prompt has no room in the {context} tokens that this run reads, of which {sum(visual)} are for what is "
+            "seen: say or show less, or train with a larger context."
+        )
+    return read
 
 
 def _places(model: GenerativeVLM, image: Features | None) -> list[int]:

@@ -16,6 +16,7 @@ NAMES: dict[str, str] = {
     "start": "how soon commands answer, against importing torch",
     "step": "a training step of CLIP, ViT-B/32, against open_clip",
     "depth_maps": "depth maps of point clouds, all at once against map after map and against point after point",
+    "generative": "a small LLaVA: a training step against transformers' Trainer, captions against its generate",
     "packing": "sequences of pictures and words packed into rows against padded ones",
     "reading": "reading shards of JPEGs to augmented tensors, against webdataset, PIL and torchvision",
 }
