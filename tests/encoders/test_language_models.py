@@ -109,4 +109,4 @@ def test_smollm2_knows_the_capital_of_france() -> None:
 def test_our_own_begins_with_maps_that_keep_the_size_of_what_they_take(width) -> None:
     layer = language_model("own", width=width, layers=1).layers[0]
     came = torch.randn(4000, width)
-    assert layer.self_attn.q_proj(came).std() == pytest.approx(1, abs=0.1)
+    assert layer.self_attn.q_proj(came).std().item() == pytest.approx(1, abs=0.1)
