@@ -19,5 +19,10 @@ def one_line(text: str, most: int = 240) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
+def readable(name: str) -> str:
+    """The name of a class as words: `traffic_signs/stop` -> `traffic signs stop`."""
+    return " ".join(name.replace("_", " ").replace("/", " ").split())
+
+
 def _is_shown(letter: str) -> bool:
     return letter.isprintable() or letter == "\n" or unicodedata.category(letter) == "Zs"

@@ -25,7 +25,8 @@ def flags(id: str) -> list[str]:
 
 def scenes(id: str) -> str:
     """A small world, of clips for a method that sees clips."""
-    return "world:train=64,evaluation=8" + ",video=true" * ("video" in methods.card(id).needs)
+    needs = methods.card(id).needs
+    return "world:train=64,evaluation=8" + ",video=true" * ("video" in needs) + ",objects=1" * ("category" in needs)
 
 
 def stopped(loss, at: int):

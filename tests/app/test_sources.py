@@ -124,3 +124,13 @@ def test_the_starter_set_has_cut_outs():
     world = open_source("world:sprites=starter,train=10,shapes=1000", "train")
     assert len(world.classes) > 100
     assert world.read(0, ("image",)).image.size == (64, 64)
+
+
+def test_parts_by_class():
+    spec = "world:objects=1,shapes=5,train=100,evaluation=50"
+    base, new = open_source(f"{spec}#base", "train"), open_source(f"{spec}#new", "val")
+    assert (base.classes + new.classes, base.split, new.split) == (open_source(spec).classes, "train", "val")
+    few = open_source(f"{spec}#base#2each.1", "train")
+    assert (len(few), few.classes) == (6, base.classes)
+    assert len(open_source(f"{spec}#base#2each.1", "val")) == len(open_source(f"{spec}#base", "val"))
+    assert {few.key(i) for i in range(6)} != {open_source(f"{spec}#base#2each.2").key(i) for i in range(6)}

@@ -15,9 +15,9 @@ from diptych.evaluation.zero_shot import (
     class_scores,
     confusion,
     rank_of_class,
-    readable,
     zero_shot,
 )
+from diptych.text import readable
 
 
 def values(result) -> dict[str, float]:

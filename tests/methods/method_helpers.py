@@ -1,5 +1,6 @@
 """Methods small enough to learn something in seconds, the data that they need, and their losses."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -12,6 +13,7 @@ from diptych.app.fitting import fitted
 from diptych.batch import Batch, Step, Terms
 from diptych.data.dataset import Dataset
 from diptych.data.loader import collate
+from diptych.encoders import own_tokenizer
 from diptych.evaluation.tasks import evaluate
 from diptych.recipe import Recipe, Stage
 from diptych.results import Row
@@ -47,8 +49,11 @@ OWN = {
     },
     "pllava": {"frames": 4, "pool": (4, 2, 2), "layers": 1},
     "prior": {"tasks": ("pretrain",), "layers": 1},
+    "coop": {"vectors": 4, "embed": 32, "freeze": ()},
+    "maple": {"embed": 32, "freeze": ()},
 }
-"""What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain."""
+"""What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain, and
+towers of random weights say too little for prompts alone to learn by heart."""
 DRAWS = 4
 """Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""
 
@@ -64,6 +69,8 @@ def small(id: str, **options):
 
 def world_of(id: str, size: int = 64, **knobs) -> Dataset:
     """Scenes, or clips for a method that sees clips."""
+    if "category" in methods.card(id).needs:
+        knobs = {"objects": (1, 1), "shapes": 4, **knobs}
     if "video" not in methods.card(id).needs:
         return World(size=size, knobs=Knobs(**knobs))
     return Clips(size=size, knobs=Knobs(**{"video": True, "frames": 4, "events": 1, "pixels": 32, **knobs}))
@@ -159,6 +166,25 @@ def public_folders(folder: Path) -> None:
         write_tokenizer(folder / name, config.vocab_size)
     InstructBlipConfig().save_pretrained(folder / "Salesforce/instructblip-vicuna-7b")  # ViT-g is the default
     language_folder(folder / "lmsys/vicuna-7b-v1.1", LlamaConfig())  # its own sizes are those of the 7B model
+
+
+def clip_folder(place: Path):
+    """A small random CLIPModel of transformers with our tokenizer, in a folder; the model."""
+    from transformers import CLIPConfig, CLIPModel
+
+    deep = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    words = {"vocab_size": 8192, "max_position_embeddings": 24, "bos_token_id": 8190, "eos_token_id": 8191}
+    vision = {**deep, "hidden_size": 48, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config={**deep, **words}, vision_config=vision, projection_dim=24)).eval()
+    for parameter in model.parameters():  # away from the zeros and ones of fresh biases and norms
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(place)
+    (place / "tokenizer.json").write_text(own_tokenizer(24).json, encoding="utf-8")
+    special = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return model
 
 
 def language_folder(place: Path, config, words: Sequence[str] = ("a",)) -> None:

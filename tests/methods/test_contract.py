@@ -213,6 +213,8 @@ PAPER_PARAMETERS = {
     "fiber": 86_878_584 + 124_055_040 + 12_607_494 + 13_387_782 + 5_117_952 + 1 + 39_245_913 + 3_074,
     # ViT-g without its last norm, what is trained with Vicuna-7B (as the sheet counts it), Vicuna-7B
     "instructblip": 985_952_256 - 2_816 + 188_837_376 + 6_738_415_616,
+    "coop": 102_007_137 + 1024 * 1024 + 16 * 512,  # CLIP's RN50, the map of pictures that changes nothing, the context
+    "maple": 149_620_737 + 3_555_072,  # CLIP's ViT-B/16, and as many as the paper says
     # CLIP's ViT-L/14 at 336 pixels without its map, LLaVA 1.5's projector, Vicuna-7B twice: the model, its reference
     "prior": 303_507_456 + 20_979_712 + 2 * 6_738_415_616,
 }

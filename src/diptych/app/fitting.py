@@ -156,6 +156,7 @@ def _scored_by(config: Any, data: Dataset) -> str:
 _FROM_DATA: dict[str, Callable[[Any, Dataset], Any]] = {
     "answers": _answers,
     "classes": _named,
+    "classnames": lambda config, data: tuple(data.classes) if "category" in data.has else (),
     "scored_by": _scored_by,
     "entities": _entities,
     "region_width": _width,

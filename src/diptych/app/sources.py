@@ -19,7 +19,8 @@ STARTER, WORLD = "starter", "world"
 _WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?|size|sqrt)$")
 _BY_SIZE: dict[str, Callable[[int], float]] = {"size": float, "sqrt": math.sqrt}
 _SPLIT = re.compile(r"^(?P<spec>.+)@(?P<split>[A-Za-z][\w-]*)$")
-_PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?:\.(?P<draw>\d+))?$")
+_PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?P<each>each)?(?:\.(?P<draw>\d+))?$")
+_HALF = re.compile(r"^(?P<spec>.+)#(?P<half>base|new)$")
 _SPLITS = ("train", "val", "test")
 
 
@@ -70,16 +71,23 @@ def open_source(spec: str, split: str = "train") -> Dataset:
         spec: `starter`, `world`, `world:objects=4,seed=1`, `world:sprites=starter` (its objects are the cut-outs of a
             data set), a folder or a URL of shards. `SPEC#1000` has a thousand samples of `train`, drawn by lot, and
             `SPEC#1000.1`, `SPEC#1000.2` are other draws; a larger number of the same draw has the smaller one's too.
+            `SPEC#16each` has sixteen samples of each class, `SPEC#base` and `SPEC#new` the samples of the first and of
+            the second half of the classes in any split, and `SPEC#base#16each.1` both.
         split: `train`, `val` or `test`. A data set that was never split gives every tenth sample, chosen by the hash
             of its key, as `val`, and the others as `train`.
 
     Raises:
         UnknownSource: nothing goes by that name, or it has no such split.
     """
-    part = _PART.match(spec)
+    part, of_classes = _PART.match(spec), _HALF.match(spec)
     if part and not Path(spec).exists():
         whole = open_source(part["spec"], split)
-        return _drawn(whole, int(part["count"]), int(part["draw"] or 0)) if split == "train" else whole
+        drawn = _few if part["each"] else _drawn
+        return drawn(whole, int(part["count"]), int(part["draw"] or 0)) if split == "train" else whole
+    if of_classes and not Path(spec).exists():
+        from diptych.data.classes import half
+
+        return half(open_source(of_classes["spec"], split), of_classes["half"])  # type: ignore[arg-type]
     name, _, options = spec.partition(":")
     if name == WORLD:
         return _world(options, split)
@@ -95,6 +103,13 @@ def _drawn(whole: Dataset, count: int, draw: int) -> Dataset:
             f"{whole.name} ({whole.split}) has {len(whole):,} samples, of which #{count} cannot be drawn."
         )
     return Subset(whole, sorted(permutation(len(whole), 0, draw, True)[:count]))
+
+
+def _few(whole: Dataset, shots: int, draw: int) -> Dataset:
+    """So many samples of each class of a data set, drawn by lot."""
+    from diptych.data.classes import few_shot
+
+    return few_shot(whole, shots, draw)
 
 
 def place(spec: str) -> str:

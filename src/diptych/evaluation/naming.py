@@ -17,7 +17,7 @@ from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.generation import Ask, how, likeliest, own_prompt, spread
 from diptych.evaluation.masked_words import blanks
 from diptych.evaluation.measures import Measure, Result
-from diptych.evaluation.zero_shot import readable
+from diptych.text import readable
 from diptych.views.nouns import article
 
 VERSION = "names/1"

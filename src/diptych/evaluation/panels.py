@@ -19,7 +19,8 @@ from diptych.evaluation.measures import Result
 from diptych.evaluation.pairs import Fused
 from diptych.evaluation.pointing import Query, heat_maps, queries
 from diptych.evaluation.retrieval import TwoTowers, Way, caption_pairs
-from diptych.evaluation.zero_shot import confusion, readable
+from diptych.evaluation.zero_shot import confusion
+from diptych.text import readable
 
 _QUERIES, _SHOWN = 6, 5
 _PICTURES, _WORDS = 4, 5

@@ -16,7 +16,7 @@ from diptych.data.decode import BrokenSample
 from diptych.recipe import Recipe
 
 NOTES = "notes of the sample"
-GIVEN = ("text", "texts", "questions", "conversation")
+GIVEN = ("text", "texts", "questions", "conversation", "category", "label")
 """Fields that tasks put to a method themselves: its views can do without the sample's own."""
 _IMPLIES = {"text": "texts", "texts": "text", "category": "label", "label": "category"}
 _STAND_IN = "a picture"

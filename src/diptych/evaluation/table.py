@@ -28,6 +28,7 @@ from diptych.card import (
 from diptych.evaluation import panels
 from diptych.evaluation.answering import video_qa, vqa
 from diptych.evaluation.attribute_tokens import attribute_tokens
+from diptych.evaluation.base_to_new import base_to_new
 from diptych.evaluation.captioning import captioning
 from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
 from diptych.evaluation.embed import Bench, Space
@@ -132,6 +133,12 @@ TASKS: dict[str, Task] = {
     "pair_foils": Task("the same, each pair fused", (MatchesPairs,), ("text", "negatives"), pair_foils),
     "zero_shot": Task(
         "classification by the names of the classes", _PAIRS, ("category",), zero_shot, draw=panels.draw_confusion
+    ),
+    "base_to_new": Task(
+        "the same, each half of the classes by itself, for models that learned the first half",
+        _PAIRS,
+        ("category",),
+        base_to_new,
     ),
     "knn": Task("classification by the nearest training pictures", (EmbedsImages,), ("category",), knn, trains=True),
     "linear_probe": Task(

@@ -17,6 +17,8 @@ from diptych.batch import Features
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate, blocks, tile_side
 from diptych.evaluation.measures import Measure, Result
+from diptych.evaluation.templates import template_of
+from diptych.text import readable
 
 TEMPLATES: tuple[str, ...] = (
     "{}",
@@ -34,23 +36,40 @@ TEMPLATES: tuple[str, ...] = (
     "a picture of many {}",
     "this is a {}",
 )
-"""Sentences for general pictures, for methods that bring none of their own; `{}` takes the name of the class."""
+"""Sentences for general pictures, for methods and data that bring none; `{}` takes the name of the class."""
 
 
 def zero_shot(bench: Bench, templates: Sequence[str] = ()) -> Result:
     """Top-1 and top-5 accuracy and the mean of the classes' accuracies, in [0, 1]; ties lose."""
-    own = bench.method.prompts  # of a method that writes too, prompts by task: none of them names a class
-    templates = templates or (() if isinstance(own, Mapping) else own) or TEMPLATES
     rows = labelled(bench)
+    return classification(bench, rows, *ranked(bench, rows, templates))
+
+
+def ranked(
+    bench: Bench, rows: np.ndarray, templates: Sequence[str] = (), groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of the true classes of rows (n,), and the predicted classes (n,).
+
+    Args:
+        bench: method and data.
+        rows: (n,), of samples with a class.
+        templates: sentences for the names; else the method's own, those of the data set, or the usual ones.
+        groups: (C,), where each picture is classified among the classes of its own class's group alone.
+    """
+    own = bench.method.prompts  # of a method that writes too, prompts by task: none of them names a class
+    templates = templates or (() if isinstance(own, Mapping) else own) or template_of(bench.data.name) or TEMPLATES
     images = bench.images.take(torch.from_numpy(rows))
     labels = bench.labels[rows]
     ranks, predicted = [], []
     prompts = class_features(bench, bench.classes, templates)
     for some in blocks(len(rows), _rows_at_a_time(images, prompts)):
         scores = class_scores(bench, images.take(some), prompts, len(bench.classes)).cpu()
+        if groups is not None:
+            others = groups[None, :] != groups[labels[some]][:, None]  # (B, C)
+            scores = scores.masked_fill(torch.from_numpy(others), -torch.inf)
         ranks.append(rank_of_class(scores, torch.from_numpy(labels[some])))
         predicted.append(scores.argmax(dim=1).numpy())
-    return classification(bench, rows, np.concatenate(ranks), np.concatenate(predicted))
+    return np.concatenate(ranks), np.concatenate(predicted)
 
 
 def class_features(bench: Bench, classes: Sequence[str], templates: Sequence[str]) -> Features:
@@ -126,11 +145,6 @@ def labelled(bench: Bench) -> np.ndarray:
             f"and {len(rows)} samples with one: give each sample a `category`."
         )
     return rows
-
-
-def readable(name: str) -> str:
-    """The name of a class as words: `traffic_signs/stop` -> `traffic signs stop`."""
-    return " ".join(name.replace("_", " ").replace("/", " ").split())
 
 
 def _rows_at_a_time(images: Features, prompts: Features) -> int:

@@ -33,6 +33,8 @@ IDS: dict[str, str] = {
     "instructblip": "diptych.methods.generative.instructblip",
     "pllava": "diptych.methods.generative.pllava",
     "prior": "diptych.methods.generative.prior",
+    "coop": "diptych.methods.adaptation.coop",
+    "maple": "diptych.methods.adaptation.maple",
 }
 
 

@@ -163,11 +163,19 @@ class DualEncoder(nn.Module, Pretrained):
 
     def embed_image(self, batch: Batch) -> Features:
         """(B, 3, H, W) -> normalised tokens (B, P, D) and pooled (B, D) in the joint space."""
-        return _project(self.image_memory(self.image, batch.image), self.image_head, self.config.pool)
+        return _project(self.see(batch), self.image_head, self.config.pool)
 
     def embed_text(self, batch: Batch) -> Features:
         """(B, T) -> normalised tokens (B, T, D) and pooled (B, D) in the joint space."""
-        return _project(self.text_memory(self.text, batch.text, batch.text_mask), self.text_head, self.config.pool)
+        return _project(self.read(batch), self.text_head, self.config.pool)
+
+    def see(self, batch: Batch) -> Features:
+        """What the image tower makes of (B, 3, H, W)."""
+        return self.image_memory(self.image, batch.image)
+
+    def read(self, batch: Batch) -> Features:
+        """What the text tower makes of (B, T)."""
+        return self.text_memory(self.text, batch.text, batch.text_mask)
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
         """What `embed_image` and `embed_text` make of the pairs of a batch."""

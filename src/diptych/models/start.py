@@ -29,7 +29,7 @@ def start_from(
     place: str,
     official: Callable[[State], State] = dict,
     alike: Mapping[str, str] = MappingProxyType({}),
-) -> None:
+) -> frozenset[str]:
     """Takes over the weights at `place` whose names and shapes are those of the module; the rest stays as it is.
 
     Rows of an answer head go by the names of the answers: `config.answers` on both sides, or, of a published model,
@@ -43,6 +43,9 @@ def start_from(
         official: from the names in a published checkpoint of the paper's code to ours; used where the file is no
             method of this library.
         alike: what names begin with in other methods of this library -> in this one, for parts that are the same.
+
+    Returns:
+        The names of what was taken over.
 
     Raises:
         FileNotFoundError: there is nothing to start from.
@@ -64,6 +67,7 @@ def start_from(
     module.load_state_dict({**fits, **rows}, strict=False)
     fresh = sorted(set(own) - set(fits) - set(rows))
     log.info("%s: %d tensors taken over, %d begin anew%s.", place, len(fits), len(fresh), _first(fresh))
+    return frozenset(fits.keys() | rows.keys())
 
 
 def _named_here(name: str, own: State, alike: Mapping[str, str]) -> str:
