@@ -202,3 +202,14 @@ def test_errors():
         open_world("gallery=64,shapes=7,colours=3,textures=1,evaluation=64", "gallery")
     with pytest.raises(ValueError, match="no whole group of 16"):
         World("gallery", size=10)
+
+
+def test_what_is_made_is_kept_while_there_is_room(monkeypatch):
+    world = open_world("pixels=32,train=4")
+    monkeypatch.setattr(type(world), "room", property(lambda self: 2))
+    first = [world.read(i, ("text", "image")) for i in range(4)]
+    again = [world.read(i, ("image", "texts")) for i in range(4)]
+    assert [one.image is two.image for one, two in zip(first, again, strict=True)] == [True, True, False, False]
+    assert [one.image.tobytes() for one in first] == [two.image.tobytes() for two in again]
+    copy = pickle.loads(pickle.dumps(world))  # to a worker
+    assert copy.read(0, ("image",)).image is not first[0].image

@@ -23,12 +23,13 @@ RATE = 4.0
 
 
 class Frames(Sequence[Image.Image]):
-    """The frames of a clip as PIL images, drawn when they are asked for; a slice is again such a sequence."""
+    """The frames of a clip as PIL images, drawn when they are first asked for; a slice is again such a sequence."""
 
     fps = RATE
 
     def __init__(self, scenes: Sequence[Scene], painter: Painter) -> None:
         self._scenes, self._painter = scenes, painter
+        self._drawn: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -40,7 +41,9 @@ class Frames(Sequence[Image.Image]):
     def __getitem__(self, index: int | slice) -> Image.Image | Frames:
         if isinstance(index, slice):
             return Frames(self._scenes[index], self._painter)
-        return Image.fromarray(self._painter.draw(self._scenes[index]).image)
+        if index not in self._drawn:
+            self._drawn[index] = Image.fromarray(self._painter.draw(self._scenes[index]).image)
+        return self._drawn[index]
 
 
 class _ClipDraft(Draft):

@@ -16,6 +16,8 @@ from diptych.world.knobs import Knobs
 
 Item = TypeVar("Item")
 SPLITS = ("train", "val", "test", "composition", "gallery")
+KEPT = 128 * 2**20
+"""bytes, about, of samples that a data set keeps in a process once they are made"""
 
 
 class Made(Generic[Item]):
@@ -58,6 +60,7 @@ class Made(Generic[Item]):
         wanted = size if size is not None else knobs.train if split == "train" else knobs.evaluation
         self._size = wanted - wanted % self.group_size
         self._last_group: tuple[int, Sequence[Item]] = (-1, ())
+        self._kept: dict[int, dict[str, Any]] = {}
         if self._size < 1:
             raise ValueError(f"a world of {wanted} scenes has no whole group of {self.group_size}: ask for more.")
         self.item(0)  # knobs that allow no scene, or too few different ones, are found out here
@@ -110,15 +113,32 @@ class Made(Generic[Item]):
         return self._last_group[1][index - base]
 
     def read(self, index: int, fields: Collection[str]) -> Sample:
-        """The fields asked for of one sample, and nothing else is computed.
+        """The fields asked for of one sample, and nothing else is computed; nothing twice, while there is room.
 
         Raises:
             MissingField: a field that this world does not have.
             IndexError: there is no such sample.
         """
         require(self.has, fields, who="the reader", source=f"the split {self.split} of the world")
-        draft = self.draft(int(index))  # numpy integers are not JSON
-        return Sample(self.key(index), {name: self.fields[name](draft) for name in fields})
+        index = int(index)  # numpy integers are not JSON
+        known = self._kept.get(index, {})
+        new = [name for name in fields if name not in known]
+        if new:
+            draft = self.draft(index)
+            known = {**known, **{name: self.fields[name](draft) for name in new}}
+            if index in self._kept or len(self._kept) < self.room:
+                self._kept[index] = known
+        return Sample(self.key(index), {name: known[name] for name in fields})
+
+    @property
+    def room(self) -> int:
+        """How many samples are kept; the first that are read."""
+        knobs = self.knobs
+        pictures = 0 if knobs.text else 2 if knobs.pairs else knobs.frames if knobs.video else 1
+        return int(KEPT // (4096 + 3 * pictures * knobs.pixels**2))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": {}}
 
     def order(self, epoch: int, seed: int, shuffle: bool) -> NDArray[np.int64]:
         """The indices of one epoch, int64; groups are shuffled as wholes, so that they meet in a batch."""
