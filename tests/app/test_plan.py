@@ -108,6 +108,20 @@ def test_accumulated_parts_share_the_memory_of_one(shards, small):
     assert parts.largest == 4 * whole.largest
 
 
+def test_parts_under_one_loss_have_all_logits_and_are_computed_twice(shards, small):
+    device = small(1e9)
+
+    def of(accumulate=1, grad_cache=False):
+        recipe = replace(RECIPE, samples=40960, batch=4096, accumulate=accumulate, grad_cache=grad_cache)
+        return planned(shards, device, recipe=recipe).estimate
+
+    whole, parts, cached = of(), of(4), of(4, True)
+    assert cached.memory["logits"] == whole.memory["logits"] == 16 * parts.memory["logits"]
+    assert cached.memory["activations"] < whole.memory["activations"] / 4  # none but features, when logits are there
+    assert whole.largest < cached.largest < parts.largest
+    assert 1.1 * whole.flops_per_sample < cached.flops_per_sample < 4 / 3 * whole.flops_per_sample
+
+
 def test_the_parts_are_those_of_the_recipe(shards, small):
     made = planned(shards, small(), recipe=replace(RECIPE, ema=0.9, optimizer="sgd"))
     memory = made.estimate.memory

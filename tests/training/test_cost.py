@@ -210,6 +210,11 @@ def test_logits_grow_with_the_square_of_the_batch():
     assert tokens.total(5000) == pytest.approx(found.total(5000))
 
 
+def test_a_loss_that_has_no_parts_cannot_be_planned_with_them():
+    with pytest.raises(ValueError, match=r"Pairs does not compute its features through .*leave out --grad"):
+        cost.memory(Pairs(), ToyData(), recipe(batch=16, accumulate=2, grad_cache=True))
+
+
 def test_what_is_frozen_saves_nothing():
     found = cost.memory(Plain(Stage(freeze=("second",))), ToyData(), recipe(ema=0.9))
     assert found.gradients == found.average == 4 * IN * INNER

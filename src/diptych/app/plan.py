@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _REMEMBER = 4096  # megabytes, in the switch that is tried
 _MOST_WORKERS = 64
 _LARGE = 50_000_000  # parameters
-_MEMORY = ("config", "precision", "optimizer", "betas", "ema")  # what memory depends on, the batch apart
+_MEMORY = ("config", "precision", "optimizer", "betas", "ema", "cached")  # what memory depends on, the batch apart
 _ADAPTED = ("qkv|query|value|q_proj|v_proj", "mlp")  # linear layers that LoRA is tried on, the first that are there
 _READING = ("image_size", "crop", "flip", "augment", "context")  # what the time of reading a sample depends on
 
@@ -190,14 +190,14 @@ class _Asked:
         recipe = self.recipe
         memory = known.memory if known and self.same(known.asked, *_MEMORY) else self.memory(model, data, device)
         read = known.read if known and self.same(known.asked, *_READING) else cost.reading(model, data)
-        if known and self.config == known.asked.config:
+        if known and self.same(known.asked, "config", "cached"):
             flops = known.estimate.flops_per_sample
         else:
             flops = cost.flops_per_sample(model, data, recipe)
         parts = _parts(self, memory, len(data))
         most = memory.largest(device.memory - parts.get("remembered features", 0.0))
         if device.here:
-            fitting = max(1, min(recipe.batch, most * recipe.accumulate))
+            fitting = max(1, min(recipe.batch, most * _losses(recipe)))
             pace = cost.timed(model, data, replace(recipe, batch=fitting), device.place, read=read)
         else:
             compute = flops / device.rates[recipe.precision]  # type: ignore[index]
@@ -206,7 +206,7 @@ class _Asked:
         estimate = Estimate(
             memory=parts,
             available=device.memory,
-            largest=most * recipe.accumulate,
+            largest=most * _losses(recipe),
             flops_per_sample=flops,
             step_seconds=seconds / recipe.samples * recipe.batch,
             run_seconds=seconds,
@@ -223,8 +223,14 @@ class _Asked:
 
     def same(self, other: _Asked, *names: str) -> bool:
         """Whether these fields, of the recipe or of the configuration, are equal; `config` are all of the latter."""
-        mine, theirs = ({**vars(one.recipe), **vars(one.config), "config": one.config} for one in (self, other))
+        mine, theirs = (one.fields for one in (self, other))
         return all(mine.get(name) == theirs.get(name) for name in names)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """By name; `cached` are the parts of a batch under one loss."""
+        cached = self.recipe.accumulate if self.recipe.grad_cache else 1
+        return {**vars(self.recipe), **vars(self.config), "config": self.config, "cached": cached}
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,11 @@ def settled(recipe: Recipe, device: Device) -> Recipe:
     if recipe.precision != "auto":
         return recipe
     return replace(recipe, precision="bf16" if device.bf16 else "fp32")
+
+
+def _losses(recipe: Recipe) -> int:
+    """Into how many a step divides its batch, each with a loss of its own."""
+    return 1 if recipe.grad_cache else recipe.accumulate
 
 
 def _parts(asked: _Asked, memory: Memory, samples: int) -> dict[str, float]:
@@ -271,7 +282,7 @@ def _switches(known: _Known, device: Device) -> Iterator[tuple[str, _Asked]]:
     """The options that would change what a run takes, of those that method, recipe and device have."""
     asked, recipe = known.asked, known.asked.recipe
     most = max(1, known.memory.largest(device.memory))  # at once
-    batch = min(recipe.batch // 2, 2 ** (most.bit_length() - 1) * recipe.accumulate)
+    batch = min(recipe.batch // 2, 2 ** (most.bit_length() - 1) * _losses(recipe))
     parts = recipe.accumulate * max(2, 2 ** math.ceil(math.log2(cost.samples_at_once(recipe) / most)))
     if batch >= recipe.accumulate:
         yield f"--batch {batch}", replace(asked, recipe=replace(recipe, batch=batch))

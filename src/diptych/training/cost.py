@@ -13,9 +13,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from diptych.batch import Batch
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.loader import Loader
 from diptych.recipe import Recipe, Stage
-from diptych.training import counting, loop, optimiser, precision, schedule
+from diptych.training import counting, grad_cache, loop, optimiser, precision, schedule
 from diptych.training.distributed import Place
-from diptych.training.precision import Precision
+from diptych.training.precision import native_bf16
 from diptych.training.schedule import Span
 from diptych.training.state import Run
 
@@ -137,7 +138,8 @@ def flops_per_sample(method: nn.Module, data: Dataset, recipe: Recipe) -> float:
     spans = schedule.plan(recipe, _stages(method, recipe))
     for span in spans:
         source = loop.data_of(span.stage, data)
-        first, again = (growth(at_once) / at_once for growth in flops_growth(method, source, span.stage))
+        growths = flops_growth(method, source, span.stage, recipe)
+        first, again = (growth(at_once) / at_once for growth in growths)
         samples = (span.end - span.start) * recipe.batch
         different = min(samples, len(source))
         total += first * different + again * (samples - different)
@@ -150,8 +152,8 @@ def samples_per_second(method: nn.Module, data: Dataset, recipe: Recipe, device:
 
 
 def samples_at_once(recipe: Recipe) -> int:
-    """The samples that go through the method together: a batch, or the largest of its accumulated parts."""
-    return -(-recipe.batch // recipe.accumulate)
+    """The samples of one loss: a batch, or the largest of its accumulated parts where each has a loss of its own."""
+    return recipe.batch if recipe.grad_cache else -(-recipe.batch // recipe.accumulate)
 
 
 # -- operations --------------------------------------------------------------------------------------------------------
@@ -166,12 +168,21 @@ def flops(method: nn.Module, batch: Batch, stage: Stage | None = None) -> float:
     return counting.on_copy(method, stage, torch.device("cpu"), [batch], counting.flops)[0] / batch.size
 
 
-def flops_growth(method: nn.Module, data: Dataset, stage: Stage) -> tuple[Growth, Growth]:
+def flops_growth(method: nn.Module, data: Dataset, stage: Stage, recipe: Recipe | None = None) -> tuple[Growth, Growth]:
     """Operations of a forward and backward pass over the batch: of samples seen first, and of the same seen again."""
-    first, again = _batches(method, stage, data)
-    counts = counting.on_copy(method, stage, torch.device("cpu"), first, counting.flops, again)
+    recipe = recipe or Recipe()
+    first, again = _batches(method, stage, data, in_parts(recipe, SIZES))
+    count = partial(counting.flops, embed=grad_cache.embedding(recipe))
+    counts = counting.on_copy(method, stage, torch.device("cpu"), first, count, again)
     points = [(batch.size, value) for batch, value in zip((*first, *again), counts, strict=True)]
     return Growth.through(dict(points[: len(first)])), Growth.through(dict(points[len(first) :]))
+
+
+def in_parts(recipe: Recipe, sizes: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Sizes of batches on which growth is counted, of which each part has as many samples as the others."""
+    parts = recipe.accumulate if recipe.grad_cache else 1
+    one, two, three = (-(-size // parts) * parts for size in sizes)
+    return (one, two, three) if one < two < three else (parts, 2 * parts, 4 * parts)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -187,6 +198,9 @@ def memory(
     """Bytes that training needs on a device that torch has here, in the stage that needs most.
 
     What grows up to a limit only, such as tiles of a loss, must have reached it in all three `sizes` of batches.
+
+    Raises:
+        ValueError: the recipe has `grad_cache`, for which the method is not made.
     """
     place = torch.device(device)
     chosen = recipe.precision if recipe.precision != "auto" else precision.choose("auto", place)
@@ -196,8 +210,11 @@ def memory(
     states = STATES[recipe.optimizer] if recipe.optimizer != "sgd" or recipe.betas[0] else 0
     found = []
     for stage, values in zip(stages, trained, strict=True):
-        batches, _ = _batches(method, stage, loop.data_of(stage, data), sizes)
-        moments, kept = held_growth(method, batches, stage, chosen, place)
+        batches, _ = _batches(method, stage, loop.data_of(stage, data), in_parts(recipe, sizes))
+        embed = grad_cache.embedding(recipe)
+        count = partial(counting.held, chosen=chosen, embed=embed)
+        moments, kept = held_growth(method, batches, stage, count, place, chosen == "fp32" or native_bf16(place))
+        grad_cache.check(embed, type(method).__name__)
         found.append(
             Memory(
                 weights=counting.size_of([*method.parameters(), *method.buffers()]),
@@ -212,15 +229,15 @@ def memory(
 
 
 def held_growth(
-    method: nn.Module, batches: Sequence[Batch], stage: Stage, chosen: Precision, device: torch.device
+    method: nn.Module,
+    batches: Sequence[Batch],
+    stage: Stage,
+    count: Callable[..., counting.Held],
+    device: torch.device,
+    compute: bool,
 ) -> tuple[tuple[Growth, ...], float]:
     """The `moments` of `Memory`, and the bytes that are kept of a sample for good."""
-
-    def count(method: nn.Module, batch: Batch, stage: Stage) -> counting.Held:
-        return counting.held(method, batch, stage, chosen)
-
-    native = chosen == "fp32" or precision.native_bf16(device)
-    held = counting.on_copy(method, stage, device, batches, count, compute=native)
+    held = counting.on_copy(method, stage, device, batches, count, compute=compute)
     # a loop over tiles has more moments in a larger batch: then only landmarks can be told to be the same moment
     alike = len({len(one.course) for one in held}) == 1
     courses = [one.course if alike else one.landmarks for one in held]

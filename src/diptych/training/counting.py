@@ -23,26 +23,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from diptych.batch import Batch, Step
+from diptych.batch import Batch, Embed, Step
 from diptych.recipe import Stage
 from diptych.training import optimiser, precision
 from diptych.training.precision import Precision
 
 T = TypeVar("T")
+AT_ONCE = Embed()
 _LARGE = 2.5e9  # samples times parameters from which on counting without computing is quicker than computing
 # on a CPU, oneDNN lays the inputs and outputs of convolutions out anew, in memory that torch does not see
 _RELAID = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 _copies = itertools.count(1)
 
 
-def flops(method: Any, batch: Batch, stage: Stage) -> float:
-    """Floating-point operations of a forward and backward pass, by torch's counter.
+def flops(method: Any, batch: Batch, stage: Stage, embed: Embed = AT_ONCE) -> float:
+    """Floating-point operations of a forward and backward pass, by torch's counter; features come as `embed` has it.
 
     Products of matrices and convolutions count, and attention as the products that it is.
     """
     # each kernel of attention counts otherwise (recomputed products, or none at all): plain products count everywhere
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-        method.loss(batch, Step(stage=stage.name)).total.backward()
+        method.loss(batch, Step(stage=stage.name, embed=embed)).total.backward()
     return float(counter.get_total_flops())
 
 
@@ -71,7 +72,7 @@ class Held(NamedTuple):
         return [max(forward), backward[0], max(backward)]
 
 
-def held(method: Any, batch: Batch, stage: Stage, chosen: Precision) -> Held:
+def held(method: Any, batch: Batch, stage: Stage, chosen: Precision, embed: Embed = AT_ONCE) -> Held:
     """Bytes that a forward and backward pass holds: the batch, what is saved, and what exists for a moment only."""
     live = _Live([*method.parameters(), *method.buffers()])
 
@@ -84,7 +85,7 @@ def held(method: Any, batch: Batch, stage: Stage, chosen: Precision) -> Held:
         live.add(value)
     with live:
         with precision.autocast(next(method.parameters()).device, chosen):
-            loss = method.loss(batch, Step(stage=stage.name)).total
+            loss = method.loss(batch, Step(stage=stage.name, embed=embed)).total
         forward = len(live.course)
         live.course.append(live.now)  # the first moment of the backward pass, with nothing new
         loss.backward()
