@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "annotate": "let an object detector say what is where in the pictures of shards",
     "plan": "say what a run will take, before it is made: memory, time, and which switch buys what",
     "train": "train a method on a data set",
+    "adapt": "adapt a dual encoder to classes by a few pictures of each, and judge it as papers do",
     "evaluate": "measure a trained run on a data set",
     "compare": "train methods head to head and say which is better, and how sure that is",
     "scale": "fit how a method's figures grow with samples, compute or pictures",
