@@ -26,7 +26,7 @@ def flags(id: str) -> list[str]:
 def scenes(id: str) -> str:
     """A small world, of clips for a method that sees clips."""
     needs = methods.card(id).needs
-    return "world:train=64,evaluation=8" + ",video=true" * ("video" in needs) + ",objects=1" * ("category" in needs)
+    return "world:train=64,evaluation=4" + ",video=true" * ("video" in needs) + ",objects=1" * ("category" in needs)
 
 
 def stopped(loss, at: int):

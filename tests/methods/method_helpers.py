@@ -109,10 +109,12 @@ def mean_loss(method, batch: Batch) -> float:
         return sum(loss_of(method, batch, index).total.item() for index in range(DRAWS)) / DRAWS
 
 
-def learn(method, batch: Batch, steps: int = 150) -> None:
-    """Learns a batch by heart, with all that the loss draws of it."""
+def learn(method, batch: Batch, steps: int = 150, goal: float = 0.0) -> None:
+    """Learns a batch by heart, with all that the loss draws of it, or until the mean loss is below the goal."""
     optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
     for step in range(steps):
+        if goal and step % 15 == 0 and mean_loss(method, batch) < goal:
+            return
         optimiser.zero_grad()
         loss_of(method, batch, step % DRAWS).total.backward()
         optimiser.step()
