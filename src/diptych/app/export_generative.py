@@ -259,13 +259,16 @@ def _check(folder: Path, method: GenerativeVLM, wanted: _Asked) -> None:
     far = float((logits - wanted.logits)[:, real].abs().max() / wanted.logits[:, real].std())
     if not far < FAR:
         raise ExportError(
-            f"{type(model).__name__} gives other logits than this run (by {far:.1g} of their spread): it cannot hold "
-            "this run; please report which options it has."
+            f"{type(model).__name__} gives other logits than this run (by {far:.1g} of their spread): it has no "
+            "language model of this kind; train with another, such as a Llama, to export it."
         )
     written = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)[0, len(ids) :]
     answer = processor.decode(written, skip_special_tokens=True).strip()
     if answer != wanted.answer:
-        raise ExportError(f"{type(model).__name__} writes {answer!r} where this run writes {wanted.answer!r}.")
+        raise ExportError(
+            f"{type(model).__name__} writes {answer!r} where this run writes {wanted.answer!r}, with equal logits: "
+            "please report it with the options of the run."
+        )
 
 
 def _readme(method: GenerativeVLM, made: Whole) -> str:

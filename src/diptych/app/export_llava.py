@@ -38,11 +38,13 @@ def llava(method: GenerativeVLM) -> Whole:
 
     encoder = method.encoder
     maps = linear_maps(method.connector, encoder.grid[0] * encoder.grid[1])
-    seen, weights, layer, notes = *_vision(encoder), -1, []
+    seen, weights = _vision(encoder)
+    layer, scale, notes = -1, 1.0, []
     if isinstance(encoder, InnerLayer):
         layer = encoder.layer if encoder.layer < 0 else encoder.layer + 1  # states 0 are those ahead of all layers
     else:
         _norm_as_layer(seen, weights)
+        scale = 1 / LARGE
         notes.append("The last layer of the vision tower is the norm behind its layers, which LLaVA has not.")
         notes.append("That layer is for float32 and bfloat16; float16 has no numbers as large.")
     tokenizer = tokenizer_of(method, extra_special_tokens={"image_token": MARKER})
@@ -59,7 +61,6 @@ def llava(method: GenerativeVLM) -> Whole:
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
     first, *rest = maps
-    scale = 1.0 if isinstance(encoder, InnerLayer) else 1 / LARGE
     width = first.out_features
     second = (rest[0].weight, rest[0].bias) if rest else (torch.eye(width), torch.zeros(width))
     state = {f"model.vision_tower.{name}": value for name, value in weights.items()}
