@@ -324,3 +324,42 @@ def test_bad_files_of_flickr30k_are_named(tmp_path, file, change, place, reason)
     assert list(report.broken) == [place]
     assert reason in report.broken[place]
     assert report.written >= 1
+
+
+# --- CoOp -------------------------------------------------------------------------------------------------------------
+
+
+def coop_split(root: Path, **more) -> Path:
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+        photo(root / "images" / name)
+    rows = {
+        "train": [["a/1.jpg", 1, "Zebra Finch"], ["b/1.jpg", 0, "beagle"]],
+        "val": [],
+        "test": [["a/2.jpg", 1, "Zebra Finch"]],
+    }
+    return write(root / "split_zhou_Pets.json", rows | more)
+
+
+@pytest.mark.shows("L", "coop", "maple")
+def test_splits_of_coop_have_its_classes_in_its_order(tmp_path):
+    report = pack(coop_split(tmp_path / "in"), tmp_path / "out", Reading(), ANY)
+    found = contents(report)
+    assert {split: {key: (one.category, one.label) for key, one in of.items()} for split, of in found.items()} == {
+        "train": {"a/1": ("Zebra Finch", 1), "b/1": ("beagle", 0)},
+        "test": {"a/2": ("Zebra Finch", 1)},
+    }
+    assert ShardedData(report.folder, "train").classes == ("beagle", "Zebra Finch")
+    assert recognise(tmp_path / "in").kind == "coop"
+
+
+def test_odd_rows_of_such_splits_are_broken_and_two_names_of_a_label_refused(tmp_path):
+    good = [["a/1.jpg", 0, "beagle"]] * 10  # as far as files are looked into
+    odd = [["a/1.jpg"], ["a/1.jpg", True, "x"], [1, 0, "x"], ["a/1.jpg", 0, " "], "a/1.jpg", ["../../a", 0, "beagle"]]
+    source = recognise(coop_split(tmp_path / "odd", train=good + odd, test=[]))
+    reasons = [getattr(item, "reason", "") for item in source.samples()]
+    assert sum("no [picture, label, name]" in reason for reason in reasons) == 5
+    assert len([reason for reason in reasons if not reason]) == 10
+    with pytest.raises(SourceError, match="calls the label 0 'beagle' and 'cat'"):
+        recognise(coop_split(tmp_path / "two", train=[["a/1.jpg", 0, "beagle"], ["b/1.jpg", 0, "cat"]]))
+    with pytest.raises(SourceError, match="no split of CoOp's"):
+        recognise(write(tmp_path / "none.json", {"train": []}), Reading(kind="coop"))

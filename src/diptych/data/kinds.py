@@ -51,8 +51,8 @@ def kind_of(path: Path) -> str:
     if not kind:
         raise SourceError(
             f"{path.name} is neither a COCO file (images, annotations), nor a Karpathy split (sentences), nor of "
-            "Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor conversations, nor a list of "
-            "rows."
+            "CoOp, Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor conversations, nor a "
+            "list of rows."
         )
     return kind
 
@@ -82,7 +82,17 @@ def _quietly(path: Path) -> str:
         return ""
 
 
+def is_coop_split(content: Any) -> bool:
+    """Whether the first entries of each split are [picture, label, class name], and there is nothing but splits."""
+    if not isinstance(content, dict) or not set(content) <= {"train", "val", "test"}:
+        return False
+    rows = [row for rows in content.values() if isinstance(rows, list) for row in rows[:10]]
+    return bool(rows) and all(isinstance(row, list) and [*map(type, row)] == [str, int, str] for row in rows)
+
+
 def _inside(content: Any) -> str:
+    if is_coop_split(content):
+        return "coop"
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         return "coco" if "annotations" in content else "karpathy"
     if isinstance(content, list) and any(isinstance(row, dict) for row in content[:10]):

@@ -26,6 +26,7 @@ Kind = Literal[
     "table",
     "coco",
     "karpathy",
+    "coop",
     "visual-genome",
     "refcoco",
     "flickr30k",

@@ -1,4 +1,4 @@
-"""Annotation files in JSON: COCO captions and instances, and the Karpathy splits (`dataset_coco.json`).
+"""Annotation files in JSON: COCO captions and instances, the Karpathy splits (`dataset_coco.json`), CoOp's splits.
 
 Sources: the COCO data format (cocodataset.org, "Data format") and Karpathy and Fei-Fei, 2015 (arXiv:1412.2306), whose
 split files list pictures with their sentences; its `restval` pictures count as training, as is usual.
@@ -7,11 +7,12 @@ split files list pictures with their sentences; its `restval` pictures count as 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diptych.data.decode import BrokenSample
-from diptych.data.kinds import files_in
+from diptych.data.kinds import files_in, is_coop_split
 from diptych.data.raw import Reading, Source, SourceError, list_words, read_json, split_in, split_name
 from diptych.data.read_pictures import Picture, Where, box_of, dicts, is_length, list_of, size_of, source, words
 
@@ -131,3 +132,42 @@ def karpathy(path: Path, reading: Reading) -> Source:
 def _sentence(entry: Mapping[str, Any]) -> str:
     raw = entry.get("raw")
     return words(raw if isinstance(raw, str) else " ".join(str(token) for token in list_of(entry.get("tokens"))))
+
+
+# ---------------------------------------------------------------------------------------------------------- CoOp
+
+
+def coop(path: Path, reading: Reading) -> Source:
+    """A split of CoOp's (`split_zhou_OxfordPets.json`): for train, val and test a list of [picture, label, class name].
+
+    Classes are numbered as they are there.
+
+    Raises:
+        SourceError: no such file, not valid JSON, two names of one label, or no folder with the pictures.
+    """
+    files = [path] if path.is_file() else files_in(path, "coop")[1][:1]
+    content = read_json(files[0]) if files else {}
+    if not is_coop_split(content):
+        raise SourceError(f"{path} is no split of CoOp's: it has no lists of [picture, label, class name].")
+    pictures: list[Picture] = []
+    broken: list[BrokenSample] = []
+    names: dict[int, str] = {}
+    for split, rows in content.items():
+        for index, row in enumerate(list_of(rows)):
+            picture = _of_class(row, split)
+            if picture is None:
+                broken.append(BrokenSample(f"{files[0].name}: {split}[{index}]", "it is no [picture, label, name]"))
+                continue
+            if names.setdefault(row[1], picture.more["category"]) != picture.more["category"]:
+                raise SourceError(f"{files[0]} calls the label {row[1]} {names[row[1]]!r} and {row[2]!r}.")
+            pictures.append(picture)
+    classes = tuple(names[label] for label in sorted(names))
+    about = f"a split of CoOp's ({files[0].name}): {len(pictures):,} pictures of {len(classes):,} classes"
+    found = source("coop", about, pictures, broken, Where(path, reading))
+    return replace(found, classes=classes)
+
+
+def _of_class(row: Any, split: str) -> Picture | None:
+    if not isinstance(row, list) or [*map(type, row)] != [str, int, str] or not words(row[2]):
+        return None
+    return Picture(row[0], split, more={"category": words(row[2])})

@@ -337,6 +337,7 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "table": read_tables.table,
     "coco": read_annotations.coco,
     "karpathy": read_annotations.karpathy,
+    "coop": read_annotations.coop,
     "visual-genome": read_regions.visual_genome,
     "refcoco": read_regions.refcoco,
     "flickr30k": read_flickr30k.flickr30k,
