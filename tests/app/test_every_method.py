@@ -24,9 +24,9 @@ def flags(id: str) -> list[str]:
 
 
 def scenes(id: str) -> str:
-    """A small world, of clips for a method that sees clips."""
-    needs = methods.card(id).needs
-    return "world:train=64,evaluation=4" + ",video=true" * ("video" in needs) + ",objects=1" * ("category" in needs)
+    """A small world, of clips for a method that sees clips, of solid things for one that sees point clouds."""
+    seen = {"video": ",video=true", "points": ",points=true,objects=1,pixels=32", "category": ",objects=1"}
+    return "world:train=64,evaluation=4" + "".join(seen.get(name, "") for name in methods.card(id).needs)
 
 
 def stopped(loss, at: int):

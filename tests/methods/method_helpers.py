@@ -21,6 +21,7 @@ from diptych.training.loop import fields_of
 from diptych.world.clips import Clips
 from diptych.world.data import World
 from diptych.world.knobs import Knobs
+from diptych.world.rooms import Solids
 
 SMALL = {
     "image_size": 32,
@@ -51,6 +52,7 @@ OWN = {
     "prior": {"tasks": ("pretrain",), "layers": 1},
     "coop": {"vectors": 4, "embed": 32, "freeze": ()},
     "maple": {"embed": 32, "freeze": ()},
+    "clip2point": {"cloud": 64},
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain, and
 towers of random weights say too little for prompts alone to learn by heart."""
@@ -68,7 +70,9 @@ def small(id: str, **options):
 
 
 def world_of(id: str, size: int = 64, **knobs) -> Dataset:
-    """Scenes, or clips for a method that sees clips."""
+    """Scenes, clips for a method that sees clips, single things for one that sees point clouds."""
+    if "points" in methods.card(id).needs:
+        return Solids(size=size, knobs=Knobs(**{"objects": (1, 1), "cloud": 64, "pixels": 32, **knobs}))
     if "category" in methods.card(id).needs:
         knobs = {"objects": (1, 1), "shapes": 4, **knobs}
     if "video" not in methods.card(id).needs:

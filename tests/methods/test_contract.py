@@ -200,6 +200,8 @@ def test_odd_samples_have_a_finite_loss_and_gradient(id: str) -> None:
 PAPER_PARAMETERS = {
     # CLIP ViT-L/14-336, Vicuna 7B, LLaVA's projector, updates of rank 128 of q and v
     "pllava": 303_507_456 + 6_738_415_616 + 20_979_712 + 67_108_864,
+    # CLIP ViT-B/32, its image tower once more, and s
+    "clip2point": 151_277_313 + 87_849_216 + 1,
     "clip": 151_277_313,  # ViT-B/32 of openai/CLIP and open_clip
     "siglip": 203_155_970,  # ViT-B-16-SigLIP of open_clip
     # CLIP's, with maps of 768 x 256 and 512 x 256 in place of 768 x 512 and 512 x 512

@@ -29,7 +29,7 @@ DARKEST = 200 / 255
 _NO_KEY = torch.iinfo(torch.int64).max
 
 
-def cameras(elevation: Tensor | Sequence[float], azimuth: Tensor | Sequence[float]) -> Tensor:
+def cameras(elevation: Tensor | Sequence[float] | float, azimuth: Tensor | Sequence[float] | float) -> Tensor:
     """Cameras that look at the origin: degrees (...,) -> (..., 3, 3), float32; rows point right, up and forwards.
 
     At the poles up is no guide, and the roll depends on how a cosine is rounded, so that all is computed in float32 on

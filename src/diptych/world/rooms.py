@@ -46,8 +46,8 @@ class _Draft:
         points, _, of = self._surface(math.ceil(knobs.cloud / (1 - knobs.missing)), rng)
         side = rng.standard_normal(3)
         left = np.sort(np.argsort(points @ side, kind="stable")[: knobs.cloud])
-        points, of = points[left] + knobs.spread * rng.standard_normal((knobs.cloud, 3)), of[left]
-        return np.concatenate([points, self._colours[of] / 255], axis=1).astype(np.float32), of
+        moved = points[left] + knobs.spread * rng.standard_normal((knobs.cloud, 3))
+        return np.concatenate([moved, self._colours[of[left]] / 255], axis=1).astype(np.float32), of[left]
 
     @cached_property
     def photo(self) -> tuple[NDArray[np.uint8], Floats]:
