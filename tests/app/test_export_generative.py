@@ -118,9 +118,7 @@ LLAVAS = [
 ]
 
 
-@pytest.mark.shows("P", "prior")
-@pytest.mark.shows("P", "limber")
-@pytest.mark.shows("P", "pllava")
+@pytest.mark.shows("P")
 @pytest.mark.parametrize(("id", "options"), LLAVAS)
 def test_llava(id: str, options: dict[str, Any], folders: Path, tmp_path: Path) -> None:
     method = made(id, folders, **options)
