@@ -37,6 +37,9 @@ class Recipe:
     """how the learning rate falls after the warm-up, to `final_lr`"""
     final_lr: float = 0.0
     """learning rate at the end, as a share of the peak"""
+    cycles: int = 1
+    """how often the learning rate begins at its peak again and falls, each time in an equal part of what follows the
+    warm-up (SGDR's warm restarts)"""
     epochs: int = 0
     """set the learning rate only once in each of so many equal parts, as schedulers do that count epochs: behind the
     warm-up it falls as if the whole run still lay ahead, so that `final_lr` is not reached; 0 sets it at every step"""

@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from diptych.recipe import Recipe, Stage
 from diptych.training.schedule import due, plan, rate
@@ -51,6 +52,18 @@ def test_warm_up_as_a_share() -> None:
     recipe = replace(RECIPE, warmup=0.5)
     assert [rate(recipe, step, 8) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rate(replace(RECIPE, warmup=0.0), 0, 8) == 1.0
+
+
+@pytest.mark.shows("F", "clip2point")
+def test_cycles_begin_at_the_peak_again_as_torchs_do() -> None:
+    """`CosineAnnealingWarmRestarts` of 6 steps, three times over."""
+    recipe = replace(RECIPE, warmup=0.0, cycles=3, lr=0.5, final_lr=0.1)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, T_0=6, eta_min=0.05)
+    for step in range(18):
+        assert 0.5 * rate(recipe, step, 18) == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        optimiser.step()
+        theirs.step()
 
 
 def test_warm_up_at_a_constant_rate() -> None:

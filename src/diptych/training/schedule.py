@@ -72,7 +72,7 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
     warmup = int(recipe.warmup) if recipe.warmup > 1 else round(recipe.warmup * steps)
     if step < warmup:
         return recipe.warmup_lr or (step + 1) / warmup
-    done = (step - warmup) / (steps if recipe.epochs else max(1, steps - warmup))
+    done = (step - warmup) / (steps if recipe.epochs else max(1, steps - warmup)) * recipe.cycles % 1
     falling = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[recipe.schedule]
     return recipe.final_lr + (1 - recipe.final_lr) * falling
 

@@ -333,6 +333,7 @@ PRESETS = {
             betas=(0.9, 0.999),
             warmup=0,
             final_lr=1e-5 / 6e-3,
+            cycles=50,  # of two epochs each
             clip=0.0,
         ),
         about="renderings of ShapeNet (section 4.1)",
