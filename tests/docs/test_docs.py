@@ -203,7 +203,7 @@ def test_pages_that_no_command_has_written_are_not_in_the_menu(pages, tmp_path) 
 def blocks(page: str) -> list[tuple[str, str, str]]:
     """(language, title, code) of the blocks of a page that are to be run."""
     fences = re.findall(r'^```(bash|python)(?: title="([^"]*)")?\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
-    return [block for block in fences if block[1] != NOT_RUN]
+    return [block for block in fences if not (block[1] or "").startswith(NOT_RUN)]
 
 
 def script(page: str) -> str:
