@@ -34,11 +34,7 @@ def test_base_to_new_in_a_table_and_as_json(model, tmp_path, capsys):
     asked = [model, "--data", SCENES, "--out", tmp_path, "--protocol", "base2new", "--shots", "2", "--seeds", "2"]
     run(*asked, "--vectors", "2", *QUICK)
     lines = [line for line in capsys.readouterr().out.splitlines() if "shot" in line or "hand" in line]
-    assert [line.split("  ")[0].strip() for line in lines[:2]] == [
-        "hand-written prompt",
-        "coop, 1 shot",
-        "coop, 2 shots",
-    ]
+    assert [line.split("  ")[0].strip() for line in lines[:2]] == ["hand-written prompt", "coop, 2 shots"]
     assert all(line.count("[") == 3 for line in lines[:2])
     runs = sorted((tmp_path / "runs").iterdir())
     assert len(runs) == 2

@@ -40,7 +40,7 @@ def test_preset_is_where_the_others_start_from() -> None:
     ("texts", "settings", "said"),
     [
         (["clip", "clip"], [], "named twice"),
-        (["clop"], [], "did you mean 'clip'"),
+        (["clib"], [], "did you mean 'clip'"),
         (["filip:kep=1"], [], "did you mean 'keep'"),
         (["clip"], ["kep=1"], "no option called 'kep'"),
         (["clip:keep"], [], "NAME=VALUE"),

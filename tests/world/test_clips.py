@@ -232,7 +232,7 @@ def test_clips_of_cut_outs():
         ("frames=7", "2 events need at least 8 frames, not 7"),
         ("events=9,frames=99", "9 events need as many objects"),
         ("motions=jump", "motion"),
-        ("pairs=true", "clips, pairs or texts"),
+        ("pairs=true", "clips, pairs, clouds or texts"),
         ("questions=relation", "relation, cell, place, presence, company are asked of pictures"),
     ],
 )

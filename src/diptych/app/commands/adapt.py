@@ -28,7 +28,7 @@ class Options:
     out: Path
     """folder of the study; the same command goes on where an interrupted one stopped"""
     method: str = "coop"
-    """id of the method by which it is adapted"""
+    """id of the method by which it is adapted; `diptych adapt --method ID --help` also tells its own options"""
     protocol: Literal["few_shot", "base2new", "cross", "shift"] = "few_shot"
     """few_shot: all classes; base2new: learns the first half of the classes and is judged on either half; cross: is
     also judged on the data sets of --val; shift: the same, where those have no other classes"""
@@ -53,6 +53,8 @@ class Options:
 
 def run(args: Sequence[str]) -> int:
     """Adapts, judges, and prints the table."""
+    if {*args} <= {"--help", "-h"}:  # of no method: told without loading one
+        options.parse(Options, [*args] or ["--help"], "adapt", Options.__doc__)
     from diptych.app import contestants
     from diptych.app.commands.train import options_of
     from diptych.recipe import Preset
