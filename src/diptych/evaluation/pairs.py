@@ -24,10 +24,10 @@ from diptych.evaluation.statistics import Estimate
 
 log = logging.getLogger("diptych.evaluation")
 
-RERANKED = 128
+RERANKED = 32
 """Candidates of a query that are fused with it, where not all are."""
-AFFORDED = 250_000
-"""Pairs up to which all are fused."""
+AFFORDED = 50_000
+"""Pairs up to which all are fused: some ten minutes of a CPU."""
 _TILE = 16  # neighbours in a run of pairs share pictures, and texts of like length
 _SAID = 30.0  # seconds between two lines of the log
 

@@ -40,7 +40,7 @@ class How:
     """processes that read"""
     rerank: int | None = None
     """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0 fuses all pairs, None does
-    so up to 250,000 and takes 128 candidates beyond; a method that cannot choose candidates fuses all"""
+    so up to 50,000 and takes 32 candidates beyond; a method that cannot choose candidates fuses all"""
     strict: bool = True
     """a task that was asked for by name and cannot run is an error; else it is left out, and the log says why"""
 

@@ -33,7 +33,7 @@ class Options:
     """auto, cpu, cuda or cuda:N"""
     rerank: int | None = None
     """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0: all pairs; default: all up
-    to 250,000, and 128 of each query beyond"""
+    to 50,000, and 32 of each query beyond"""
     json: bool = False
     """print the results as JSON"""
 
