@@ -293,13 +293,17 @@ class Embed:
 
 @dataclass(frozen=True)
 class Step:
-    """What a loss may know of the run: how to gather, which stage it is in, and how far the stage has gone (0 to 1)."""
+    """What a loss may know of the run: how to gather, which stage it is in, and how far the stage has gone (0 to 1).
+
+    `task` counts the tasks of a stream from 0, and is 0 outside of one.
+    """
 
     gather: Gather = field(default_factory=Gather)
     stage: str = "train"
     index: int = 0
     progress: float = 0.0
     embed: Embed = field(default_factory=Embed)
+    task: int = 0
 
 
 class Terms(dict[str, "Tensor"]):

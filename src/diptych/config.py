@@ -25,8 +25,15 @@ def nearest(name: str, known: Iterable[str], what: str) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON would return them (tuples as lists)."""
+    """The fields of a dataclass as JSON would return them (tuples as lists).
+
+    Fields marked `if_used` are left out where they have their default, so that what was written before there was such
+    a field still describes the same.
+    """
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    for field in dataclasses.fields(config):
+        if field.metadata.get("if_used") and getattr(config, field.name) == field.default:
+            del plain[field.name]
     return plain
 
 

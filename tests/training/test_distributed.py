@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from toy import Config, Toy, ToyData, norm, recipe
+from toy import Config, Toy, ToyData, data_for, norm, recipe
 
 from diptych.batch import Batch, Gather
 from diptych.training import distributed, train
@@ -27,6 +27,7 @@ CASES = {
     "plain": ({}, STILL),
     "all": ({"ema": 0.9, "batch": 8, "evaluations": 3}, ALL),
     "sgd": ({"optimizer": "sgd"}, STILL),
+    "stream": ({"stream": True, "buffer": 3, "batch": 8}, ALL),
     "grad cache": ({"batch": 8, "accumulate": 2, "grad_cache": True}, STILL),
 }
 TOGETHER = 1e-5  # see above
@@ -67,7 +68,7 @@ def two(tmp_path_factory) -> Path:
 
 def one(out: Path, settings: dict, config: dict) -> Toy:
     method = Toy(Config(**config))
-    train(method, ToyData(), out, recipe(**settings), evaluate=norm, logs=())
+    train(method, data_for(recipe(**settings)), out, recipe(**settings), evaluate=norm, logs=())
     return method
 
 

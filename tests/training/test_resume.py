@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import Config, Toy, ToyData, recipe, same
+from toy import Config, Toy, ToyData, data_for, recipe, same
 
 from diptych.recipe import Recipe
 from diptych.results import Row
@@ -25,6 +25,7 @@ CASES = {
     "lamb": (Config(), {"optimizer": "lamb"}),
     "sgd": (Config(), {"optimizer": "sgd"}),
     "two workers": (Config(teacher=True), {"workers": 2}),
+    "stream": (Config(teacher=True, stages=("head", "slow")), {"stream": True, "buffer": 3}),
     "all together": (Config(teacher=True, stages=("head", "slow", "end")), ALL),
 }
 
@@ -41,7 +42,7 @@ def evaluate(method: Toy) -> list[Row]:
 
 
 def run(method: Toy, out, settings: Recipe, evaluate=evaluate) -> Finished:
-    return train(method, ToyData(), out, settings, evaluate=evaluate, logs=())
+    return train(method, data_for(settings), out, settings, evaluate=evaluate, logs=())
 
 
 def equal(one, other) -> None:

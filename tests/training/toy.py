@@ -83,6 +83,10 @@ class Toy(nn.Module):
             terms["taught"] = (image - taught).square().mean() + (image @ self.queue.T).square().mean()
         return Terms(watch={"scale": scale, "progress": step.progress}, **terms)
 
+    def before_stage(self, step: Step) -> None:
+        if self.config.teacher:
+            self.queue.fill_(1 / (2 + step.index + step.task))
+
     def after_step(self, step: Step) -> None:
         if self.config.teacher:
             self.teacher.weight.lerp_(self.image[0].weight, 1 - self.config.decay)
@@ -130,11 +134,16 @@ class ToyData:
         return rng.permutation(self._size) if shuffle else np.arange(self._size)
 
 
-def mixture() -> Mixture:
+def mixture(broken: Collection[int] = (13,)) -> Mixture:
     """Two parts, of which one has a broken sample."""
-    few, many = ToyData(7), ToyData(50, broken=(13,))
+    few, many = ToyData(7), ToyData(50, broken)
     few.name, many.name = "few", "many"
     return Mixture([(few, 1.0), (many, 3.0)])
+
+
+def data_for(settings: Recipe, broken: Collection[int] = ()) -> ToyData | Mixture:
+    """Two parts for a stream, 20 samples else."""
+    return mixture(broken) if settings.stream else ToyData(broken=broken)
 
 
 def recipe(**changes: object) -> Recipe:

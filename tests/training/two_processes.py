@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
-from toy import PIXELS, Config, Toy, ToyData, norm, recipe
+from toy import PIXELS, Config, Toy, ToyData, data_for, norm, recipe
 
 from diptych.batch import Batch
 from diptych.training import guards, train
@@ -101,7 +101,7 @@ def check_guards(out: Path) -> None:
 def run(out: Path, settings: dict, config: dict, broken=(), stop: int = -1, alone: bool = False) -> None:
     rank = dist.get_rank()
     method = (Alone if alone else Stopping)(Config(**config), seed=rank)  # rank 0 has the weights that count
-    method.stop, data = stop, Noted(broken)
+    method.stop, data = stop, data_for(recipe(**settings)) if settings.get("stream") else Noted(broken)
     try:
         finished = train(method, data, out, recipe(**settings), evaluate=norm, logs=(), device="cpu")
         assert len(finished.quarantine) == len(broken)
@@ -109,7 +109,7 @@ def run(out: Path, settings: dict, config: dict, broken=(), stop: int = -1, alon
             save_file(dict(method.state_dict()), out / "weights.safetensors")
     except KeyboardInterrupt:
         pass
-    (out / f"keys-{rank}.json").write_text(json.dumps(data.keys))
+    (out / f"keys-{rank}.json").write_text(json.dumps(getattr(data, "keys", [])))
 
 
 if __name__ == "__main__":

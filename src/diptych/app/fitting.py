@@ -21,6 +21,7 @@ from diptych.data.dataset import Dataset
 from diptych.data.decode import BrokenSample
 from diptych.data.mixture import Mixture
 from diptych.recipe import Recipe
+from diptych.training import streams
 from diptych.training.loop import data_of, fields_of
 from diptych.views.answers import normalise
 
@@ -51,7 +52,7 @@ def ready(id: str, config: Any, data: Dataset, recipe: Recipe) -> Any:
     config = fitted(id, config, data)
     with torch.device("meta"):
         method: Any = methods.build(id, config, weights=False)
-    for stage in method.stages(recipe):
+    for stage in streams.stages(method.stages(recipe), recipe, data):
         fields_of(method, stage, data_of(stage, data))
     return config
 

@@ -229,7 +229,7 @@ def describe(method: str, config: Any, recipe: Any, data: Mapping[str, Any], tas
 def _changed(options: Any) -> dict[str, Any]:
     """The fields that differ from the defaults of their dataclass."""
     ours, usual = to_dict(options), to_dict(type(options)())
-    return {name: value for name, value in ours.items() if value != usual[name]}
+    return {name: value for name, value in ours.items() if value != usual.get(name)}
 
 
 def versions() -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from diptych.training.checkpoint import DamagedCheckpoint, SaveFailed
 from diptych.training.guards import NonFinite, OutOfMemory
 from diptych.training.loop import Finished, Judge, train
-from diptych.training.state import AfterStep, DifferentRun
+from diptych.training.state import AfterStep, BeforeStage, DifferentRun
 
 __all__ = [
     "AfterStep",
+    "BeforeStage",
     "DamagedCheckpoint",
     "DifferentRun",
     "Finished",

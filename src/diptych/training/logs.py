@@ -140,7 +140,7 @@ class Log:
             )
             self._bar = Progress(*columns, console=self._console)
             self._bar.start()
-            self._bar.add_task(self._run.span.stage.name, total=self._run.steps, completed=self._run.step, line="")
+            self._bar.add_task(self._run.span.name, total=self._run.steps, completed=self._run.step, line="")
         return self
 
     def __exit__(
@@ -177,7 +177,7 @@ class Log:
         self._meter.add(update)
         run = self._run
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=run.step, description=run.span.stage.name)
+            self._bar.update(self._bar.task_ids[0], completed=run.step, description=run.span.name)
         if (run.step % self._every and run.step != run.steps) or not self._meter.sums:
             return
         record = self._meter.record(run.recipe.batch) | {
@@ -201,7 +201,7 @@ class Log:
         yield
         watchdog.now("between two steps")
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], description=self._run.span.stage.name)
+            self._bar.update(self._bar.task_ids[0], description=self._run.span.name)
         seconds = time.perf_counter() - start
         self._meter.start += seconds
         self._run.paused[what] = self._run.paused.get(what, 0.0) + seconds
@@ -237,7 +237,7 @@ class Log:
             self._bar.update(self._bar.task_ids[0], line=line)
         elif time.perf_counter() - self._spoken > _PLAIN_SECONDS:
             self._spoken = time.perf_counter()
-            self.say(f"{self._run.span.stage.name} {self._run.step}/{self._run.steps}  {line}")
+            self.say(f"{self._run.span.name} {self._run.step}/{self._run.steps}  {line}")
 
 
 def merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from diptych.training import (
     optimiser,
     precision,
     snapshot,
+    streams,
     watchdog,
 )
 from diptych.training.distributed import Place
@@ -36,18 +38,23 @@ from diptych.training.interrupt import Interrupt
 from diptych.training.logs import Log, Update, padding
 from diptych.training.saving import Saver
 from diptych.training.schedule import Span, due, rate
-from diptych.training.state import AfterStep, Run, seed_everything
+from diptych.training.state import AfterStep, BeforeStage, Run, seed_everything
 from diptych.training.watchdog import Watchdog
 
 Evaluate = Callable[[nn.Module], list[Row]]
+Learned = Callable[[nn.Module, int], list[Row]]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """An evaluation, and the figure (larger is better) by which the best checkpoint is chosen."""
+    """An evaluation, and the figure (larger is better) by which the best checkpoint is chosen.
+
+    `learned` is called at the end of each task of a stream, with the method and the number of the task from 0.
+    """
 
     evaluate: Evaluate
     best: Callable[[list[Row]], float] = lambda rows: rows[0].value
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def train(
     average.
 
     Args:
-        method: an `nn.Module` that is a `card.Method`; `AfterStep` is called where it has it.
+        method: an `nn.Module` that is a `card.Method`; `BeforeStage` and `AfterStep` are called where it has them.
         data: what it learns from.
         out: folder of the run; gets `log.jsonl`, `checkpoints/last` and, with `evaluate`, `checkpoints/best`.
         recipe: everything else. `recipe.seed` seeds order, augmentation and dropout; initial weights are the caller's.
@@ -123,6 +130,8 @@ def _loop(run: Run, data: Dataset, judge: Judge | None, log: Log, saver: Saver, 
             log.step(next(updates))
             saver.check()
             best = judge and due(run.step, run.steps, recipe.evaluations) and _evaluate(run, judge, log)
+            if judge and judge.learned and run.learned is not None:
+                _judged(run, log, partial(_looked_back, judge.learned, run.learned))
             stop = run.place.any(interrupt.requested) or run.step == run.steps
             last = stop or due(run.step, run.steps, recipe.checkpoints)
             _save(run, saver, log, [run.best_so_far] * bool(best) + [run.last] * last)
@@ -140,6 +149,10 @@ def steps(run: Run, data: Dataset) -> Generator[Update, None, None]:
             continue
         loss, loader = run.enter(span), _loader(run, span, data)
         run.trained.train()
+        if run.step == span.start and isinstance(run.trained, BeforeStage):
+            seed_everything(run.recipe.seed, run.step, run.place.rank)
+            with torch.no_grad():
+                run.trained.before_stage(_told(run, span))
         batches = loader.batches(span.position(run.step, run.recipe.batch), span.position(span.end, run.recipe.batch))
         try:
             while run.step < span.end:
@@ -162,9 +175,9 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
     """One optimiser step, on a batch of this process."""
     recipe, place = run.recipe, run.place
     seed_everything(recipe.seed, run.step, place.rank)
-    step = Step(place.gather, span.stage.name, run.step, span.progress(run.step), grad_cache.embedding(recipe))
+    step = _told(run, span)
     lr = recipe.lr * rate(recipe, run.step - span.start, span.end - span.start)
-    update = Update(span.stage.name, lr=lr, padding=padding(batch))
+    update = Update(span.name, lr=lr, padding=padding(batch))
     optimiser.set_rate(run.optimiser, lr)
     _backward(run, loss, place.equal_share(batch), step, update)
     norm = nn.utils.clip_grad_norm_(optimiser.parameters(run.optimiser), recipe.clip or math.inf)
@@ -174,6 +187,12 @@ def _step(run: Run, span: Span, loss: nn.Module, batch: Batch) -> Update:
         _move(run, step)
     run.optimiser.zero_grad()
     return update
+
+
+def _told(run: Run, span: Span) -> Step:
+    """What a method is told of the next step."""
+    embed, stage = grad_cache.embedding(run.recipe), span.stage
+    return Step(run.place.gather, stage.name, run.step, span.progress(run.step), embed, stage.task or 0)
 
 
 def _move(run: Run, step: Step) -> None:
@@ -205,13 +224,14 @@ def _begin(method: Any, data: Dataset, out: Path, recipe: Recipe, place: Place) 
     if recipe.batch % place.world:
         raise ValueError(f"batch={recipe.batch} cannot be shared out equally among {place.world} processes.")
     out.mkdir(parents=True, exist_ok=True)
-    for stage in method.stages(recipe):
+    stages = streams.stages(method.stages(recipe), recipe, data)
+    for stage in stages:
         fields_of(method, stage, data_of(stage, data))
     identity = {"name": data.name, "split": data.split, "samples": len(data)}
     # what is shared out is a copy; the method then needs no room on the device
     method.to("cpu" if recipe.parallel == "fsdp" and place.world > 1 else place.device)
     place.agree_on(method.state_dict().values())
-    return Run(method, recipe, place, out, identity)
+    return Run(method, recipe, place, out, stages, identity)
 
 
 def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
@@ -230,7 +250,8 @@ def _resume(run: Run, resume: Literal["auto", "never", "must"]) -> None:
 
 def _loader(run: Run, span: Span, data: Dataset) -> Loader:
     recipe, place = run.recipe, run.place
-    data = data_of(span.stage, data)
+    task = span.stage.task
+    data = data_of(span.stage, data) if task is None else streams.seen_in(task, data, recipe)
     return Loader(
         data,
         run.method.views,
@@ -278,20 +299,33 @@ def fields_of(method: Any, stage: Stage, data: Dataset) -> tuple[str, ...]:
 
 
 def _evaluate(run: Run, judge: Judge, log: Log) -> bool:
-    """Evaluates the averaged weights, where there are such, in the main process; whether they are the best so far."""
+    """Evaluates the weights; whether they are the best so far."""
     best = False
-    with log.busy("evaluating"), run.shown() as method:
-        if run.place.main:
-            seed_everything(run.recipe.seed, run.step)
-            run.rows = judge.evaluate(method.eval())
-            method.train()
+    rows = _judged(run, log, judge.evaluate)
     if run.place.main:
-        log.evaluation(run.rows)
+        run.rows = rows
         score = judge.best(run.rows) if run.rows else -math.inf
         best = score > run.best
         if best:
             run.best, run.best_step = score, run.step
     return run.place.any(best)
+
+
+def _looked_back(learned: Learned, task: int, method: nn.Module) -> list[Row]:
+    return learned(method, task)
+
+
+def _judged(run: Run, log: Log, evaluate: Evaluate) -> list[Row]:
+    """The rows of an evaluation of the averaged weights, where there are such; in the main process, none in others."""
+    rows: list[Row] = []
+    with log.busy("evaluating"), run.shown() as method:
+        if run.place.main:
+            seed_everything(run.recipe.seed, run.step)
+            rows = evaluate(method.eval())
+            method.train()
+    if run.place.main:
+        log.evaluation(rows)
+    return rows
 
 
 def _save(run: Run, saver: Saver, log: Log, folders: Sequence[Path]) -> None:

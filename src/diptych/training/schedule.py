@@ -27,6 +27,11 @@ class Span:
     end: int
     first_sample: int = 0
 
+    @property
+    def name(self) -> str:
+        """The stage's name, with the number of its task where it learns one of a stream."""
+        return self.stage.name if self.stage.task is None else f"{self.stage.name} (task {self.stage.task + 1})"
+
     def progress(self, step: int) -> float:
         """How far the stage has gone before `step`, from 0 to 1."""
         return (step - self.start) / (self.end - self.start)
@@ -47,15 +52,16 @@ def plan(recipe: Recipe, stages: Sequence[Stage]) -> list[Span]:
         raise ValueError(f"samples={recipe.samples} is less than one batch of {recipe.batch}: raise samples.")
     whole = sum(stage.share for stage in stages)
     spans: list[Span] = []
-    done, seen = 0.0, dict.fromkeys((stage.data for stage in stages), 0)
+    done, seen = 0.0, dict.fromkeys(((stage.data, stage.task) for stage in stages), 0)
     for stage in stages:
         start = spans[-1].end if spans else 0
         done += stage.share
         end = round(steps * done / whole) if whole > 0 else start
         if end <= start:
-            raise ValueError(f"stage {stage.name!r} gets none of the {steps} steps: raise samples, or its share.")
-        spans.append(Span(stage, start, end, seen[stage.data]))
-        seen[stage.data] += (end - start) * recipe.batch
+            name = Span(stage, start, end).name
+            raise ValueError(f"stage {name!r} gets none of the {steps} steps: raise samples, or its share.")
+        spans.append(Span(stage, start, end, seen[stage.data, stage.task]))
+        seen[stage.data, stage.task] += (end - start) * recipe.batch
     if not spans:
         raise ValueError("the method has no stages: return at least one Stage from `stages`.")
     return spans

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diptych import results
 from diptych.batch import Step
 from diptych.config import to_dict
-from diptych.recipe import Recipe
+from diptych.recipe import Recipe, Stage
 from diptych.results import Row
 from diptych.training import distributed, optimiser, precision
 from diptych.training.distributed import Place, like, whole
@@ -39,7 +39,23 @@ class AfterStep(Protocol):
     """A method that has something to do after each optimiser step, such as moving a momentum teacher."""
 
     def after_step(self, step: Step) -> None:
-        """Called without gradients, once an optimiser step, with the `Step` that its loss was given."""
+        """Called under `no_grad`, once an optimiser step, with the `Step` that its loss was given.
+
+        The gradients of the step are still in `.grad`: of the whole batch, and clipped to `Recipe.clip`.
+        """
+        ...
+
+
+@runtime_checkable
+class BeforeStage(Protocol):
+    """A method that has something to do when a stage begins, such as freezing a copy of what it has learned so far."""
+
+    def before_stage(self, step: Step) -> None:
+        """Called under `no_grad` before the first step of a stage, with the `Step` that the first loss will be given.
+
+        Of a stream every stage begins anew with every task. A run that goes on in the middle of a stage does not call
+        it again, so that what it keeps must be in the `state_dict`.
+        """
         ...
 
 
@@ -58,6 +74,7 @@ class Run:
     recipe: Recipe
     place: Place
     out: Path  # folder of the run
+    stages: Sequence[Stage] = ()  # those of the method where none are given
     data: dict[str, Any] = field(default_factory=dict)  # name, split and length of the data set
     step: int = 0  # finished optimiser steps
     seconds: float = 0.0  # spent training, over all parts of the run
@@ -71,7 +88,7 @@ class Run:
     quarantine: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.spans: list[Span] = plan(self.recipe, self.method.stages(self.recipe))
+        self.spans: list[Span] = plan(self.recipe, self.stages or self.method.stages(self.recipe))
         self._able = {name for name, value in self.method.named_parameters() if value.requires_grad}
         self.precision = precision.choose(self.recipe.precision, self.place.device)
         stages = [optimiser.trainable(self.method, span.stage) for span in self.spans]
@@ -110,6 +127,12 @@ class Run:
     def span(self) -> Span:
         """The stage that the next step belongs to; the last one when the run is over."""
         return next((span for span in self.spans if self.step < span.end), self.spans[-1])
+
+    @property
+    def learned(self) -> int | None:
+        """The task of a stream that is learned to its end with the step that was last."""
+        ends = {span.end: span.stage.task for span in {span.stage.task: span for span in self.spans}.values()}
+        return ends.get(self.step)
 
     def enter(self, span: Span) -> nn.Module:
         """Begins a stage, or goes on in it: sets what trains, makes a fresh optimiser, and returns the loss to call."""
