@@ -38,14 +38,16 @@ CARD = Card(
             "CoOp",
             metric="base_to_new/harmonic_mean",
             also=("base_to_new/base", "base_to_new/new"),
-            data=("world:objects=1,pixels=32,shapes=12,colours=3,textures=1,sizes=1,tilt=60,clutter=20,noise=0.1,train=4000,evaluation=1000#base#16each",),
-            val=("world:objects=1,pixels=32,shapes=12,colours=3,textures=1,sizes=1,tilt=60,clutter=20,noise=0.1,train=4000,evaluation=1000",),
+            data=("world:objects=1,pixels=32,shapes=12,colours=3,textures=1,sizes=1,"
+                  "tilt=60,clutter=20,noise=0.1,train=4000,evaluation=1000#base#16each",),
+            val=("world:objects=1,pixels=32,shapes=12,colours=3,textures=1,sizes=1,"
+                 "tilt=60,clutter=20,noise=0.1,train=4000,evaluation=1000",),
             baseline="coop",
             budget="samples=16k",
             settings=(
-                "start=runs/start/shapes", "image_size=32", "image_width=64", "text_width=64", "embed=64", "patch=4", "crop=1 1",
-                "batch=32", "optimizer=sgd", "lr=2e-2", "betas=0.9 0", "weight_decay=5e-4", "clip=0", "workers=1",
-                "evaluations=1",
+                "start=runs/start/shapes", "image_size=32", "image_width=64", "text_width=64", "embed=64", "patch=4",
+                "crop=1 1", "batch=32", "optimizer=sgd", "lr=2e-2", "betas=0.9 0", "weight_decay=5e-4", "clip=0",
+                "workers=1", "evaluations=1",
             ),
         ),
     },
