@@ -150,6 +150,15 @@ class MatchesPairs(EncodesPairs, Protocol):
 
 
 @runtime_checkable
+class EmbedsPairs(EncodesPairs, Protocol):
+    """Makes one vector of an image and a text, by fusing them."""
+
+    def embed_pair(self, image: Features, text: Features) -> Tensor:
+        """Encoded images and texts of B pairs -> (B, D), compared by the cosine of their angle."""
+        ...
+
+
+@runtime_checkable
 class AnswersQuestions(EncodesPairs, Protocol):
     """Answers questions about an image, choosing from a list."""
 

@@ -44,6 +44,25 @@ def test_several_sources_are_mixed_by_weight(shards, tmp_path):
     assert abs(from_other - 0.75 * len(order)) <= 2
 
 
+def test_several_sources_in_one():
+    joined = open_source("world:train=30,evaluation=4 + world:train=10,seed=2@3", "train")
+    assert (joined.name, len(joined), joined.weights) == ("world + world2", 40, (0.25, 0.75))
+    assert sources.weighted("a + b@3") == ("a + b@3", 1.0)
+    assert sources.with_split("a + b@gallery", "val") == ("a + b@gallery", "val")
+
+
+def test_tasks_are_the_same_in_every_split():
+    train, val = (open_source("starter#tasks3", split) for split in ("train", "val"))
+    assert train.name == val.name == "starter in 3 tasks"
+    assert [part.classes for part in train.parts] == [part.classes for part in val.parts]
+    sizes = [len(part) for part in train.parts]
+    assert len(train) == len(open_source("starter", "train"))
+    assert max(sizes) < 1.5 * min(sizes)
+    turned = open_source("starter#tasks3.reversed", "val")
+    assert turned.names == val.names[::-1]
+    assert turned.classes == val.classes
+
+
 def test_no_source_is_an_error():
     with pytest.raises(UnknownSource, match="--data"):
         open_sources([], "train")

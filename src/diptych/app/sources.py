@@ -21,6 +21,8 @@ _BY_SIZE: dict[str, Callable[[int], float]] = {"size": float, "sqrt": math.sqrt}
 _SPLIT = re.compile(r"^(?P<spec>.+)@(?P<split>[A-Za-z][\w-]*)$")
 _PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?P<each>each)?(?:\.(?P<draw>\d+))?$")
 _HALF = re.compile(r"^(?P<spec>.+)#(?P<half>base|new)$")
+_TASKS = re.compile(r"^(?P<spec>.+)#tasks(?P<count>\d+)?(?P<turned>\.reversed)?$")
+_JOIN = " + "
 _SPLITS = ("train", "val", "test")
 
 
@@ -50,7 +52,7 @@ def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
 def weighted(spec: str) -> tuple[str, float | str]:
     """`FOLDER@2` -> `("FOLDER", 2.0)`, `FOLDER@sqrt` -> `("FOLDER", "sqrt")`; the weight is 1 where none is given."""
     found = _WEIGHT.match(spec)
-    if found is None or Path(spec).exists():
+    if found is None or _JOIN in spec or Path(spec).exists():
         return spec, 1.0
     weight = found["weight"]
     return found["spec"], weight if weight in _BY_SIZE else float(weight)
@@ -59,7 +61,7 @@ def weighted(spec: str) -> tuple[str, float | str]:
 def with_split(spec: str, split: str) -> tuple[str, str]:
     """`world@gallery` -> `("world", "gallery")`; the given split where the specification names none."""
     found = _SPLIT.match(spec)
-    if found is None or found["split"] in _BY_SIZE or "://" in spec or Path(spec).exists():
+    if found is None or found["split"] in _BY_SIZE or "://" in spec or _JOIN in spec or Path(spec).exists():
         return weighted(spec)[0], split
     return found["spec"], found["split"]
 
@@ -72,14 +74,19 @@ def open_source(spec: str, split: str = "train") -> Dataset:
             data set), a folder or a URL of shards. `SPEC#1000` has a thousand samples of `train`, drawn by lot, and
             `SPEC#1000.1`, `SPEC#1000.2` are other draws; a larger number of the same draw has the smaller one's too.
             `SPEC#16each` has sixteen samples of each class, `SPEC#base` and `SPEC#new` the samples of the first and of
-            the second half of the classes in any split, and `SPEC#base#16each.1` both.
+            the second half of the classes in any split, and `SPEC#base#16each.1` both. `SPEC#tasks5` is a mixture of
+            five tasks, groups of classes with about equally many samples of `train`, `SPEC#tasks` of one for each GROUP
+            of classes named GROUP/CLASS, and `SPEC#tasks5.reversed` has them in the opposite order. `SPEC + SPEC` is
+            one data set of several, mixed by weight, and judged as one.
         split: `train`, `val` or `test`. A data set that was never split gives every tenth sample, chosen by the hash
             of its key, as `val`, and the others as `train`.
 
     Raises:
         UnknownSource: nothing goes by that name, or it has no such split.
     """
-    part, of_classes = _PART.match(spec), _HALF.match(spec)
+    if _JOIN in spec and not Path(spec).exists():
+        return open_sources([one.strip() for one in spec.split(_JOIN)], split)
+    part, of_classes, in_tasks = _PART.match(spec), _HALF.match(spec), _TASKS.match(spec)
     if part and not Path(spec).exists():
         whole = open_source(part["spec"], split)
         drawn = _few if part["each"] else _drawn
@@ -88,6 +95,8 @@ def open_source(spec: str, split: str = "train") -> Dataset:
         from diptych.data.classes import half
 
         return half(open_source(of_classes["spec"], split), of_classes["half"])  # type: ignore[arg-type]
+    if in_tasks and not Path(spec).exists():
+        return _in_tasks(in_tasks["spec"], int(in_tasks["count"] or 0), bool(in_tasks["turned"]), split)
     name, _, options = spec.partition(":")
     if name == WORLD:
         return _world(options, split)
@@ -110,6 +119,20 @@ def _few(whole: Dataset, shots: int, draw: int) -> Dataset:
     from diptych.data.classes import few_shot
 
     return few_shot(whole, shots, draw)
+
+
+def _in_tasks(spec: str, count: int, turned: bool, split: str) -> Dataset:
+    """A data set as a mixture of tasks, which are the same in every split."""
+    from diptych.data.classes import groups_by_name, groups_of_equal_size, tasks
+
+    learn = open_source(spec, "train")
+    groups = groups_of_equal_size(learn, count) if count else groups_by_name(learn)
+    if turned:
+        groups = dict(reversed(groups.items()))
+    whole = learn if split == "train" else open_source(spec, split)
+    mixed = tasks(whole, groups)
+    mixed.name = f"{whole.name} in {len(groups)} tasks{' reversed' * turned}"
+    return mixed
 
 
 def place(spec: str) -> str:
