@@ -56,7 +56,8 @@ def method_for(n: int = N) -> TokenMethod:
 def test_no_name_means_every_task_that_can_run() -> None:
     data = everything()
     rows = evaluate(method_for(), data, run="r", seed=3, train_data=data)
-    by_features = ["retrieval", "hard_gallery", "foils", "zero_shot", "knn", "linear_probe", "pointing", "gap"]
+    pairs = ["retrieval", "multimodal_retrieval", "hard_gallery", "foils"]
+    by_features = [*pairs, "zero_shot", "knn", "linear_probe", "pointing", "gap"]
     assert list(dict.fromkeys(row.task for row in rows)) == by_features
     assert {(row.method, row.run, row.data, row.seed) for row in rows} == {("table", "r", "memory/val", 3)}
     figures = {(row.task, row.metric): row for row in rows}

@@ -96,8 +96,9 @@ def train(
     where, recipe, out = where or Where(), recipe or Recipe(), Path(out)
     config = config if config is not None else methods.config_class(method)()
     specs = _specs(data)
-    learn, sets = sources.open_sources(specs, "train"), measure.judged(_specs(val) or specs, "val")
+    learn = sources.open_sources(specs, "train")
     config = fitting.ready(method, config, learn, recipe)
+    sets = measure.sets(_specs(val) or specs, recipe, learn)
     info = runs.describe(method, config, recipe, {"data": specs, "val": _specs(val)}, tuple(tasks))
     if is_main():
         info = runs.claim(out, info)
@@ -108,7 +109,7 @@ def train(
     model = methods.build(method, config)
     for task in tasks:  # said now, and not after the training
         measure.allowed(model, sets, (task,))
-    judge = measure.judge(sets, Asked(out.name, recipe.seed, tuple(tasks)), where.on_the_way)
+    judge = measure.judge(sets, Asked(out.name, recipe.seed, tuple(tasks)), where.on_the_way, out)
     done = training.train(model, learn, out, recipe, evaluate=judge, device=where.device, logs=where.logs)
     if not done.complete:
         raise KeyboardInterrupt(f"saved at step {done.steps}; the same command goes on from there")
@@ -198,6 +199,7 @@ def _conclude(out: Path, info: dict[str, Any], model: Any, done: training.Finish
     (out / "quarantine.json").write_text(json.dumps(done.quarantine, indent=1, ensure_ascii=False), encoding="utf-8")
     device = str(next(model.parameters()).device)
     asked = Asked(out.name, info["recipe"]["seed"], tuple(info["tasks"]), device=device)
+    sets = [replace(one, history=measure.looks(model, one, out)) for one in sets]
     folders = [out, *(measure.folder_of(out, one.data) for one in sets[1:])]  # the first lies in the run itself
     rows = measure.measure(model, sets, asked, folders)
     measure.keep(rows, sets, folders)

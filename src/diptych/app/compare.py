@@ -136,6 +136,8 @@ def plan(contest: Contest, out: Path, how: How, *, time_it: bool = False) -> lis
         raise ValueError("a comparison takes at least two contestants: diptych compare clip filip --data SRC --out OUT")
     if contest.seeds < 1:
         raise ValueError(f"seeds is {contest.seeds}: at least one is needed, three make an interval worth having.")
+    if any(side.recipe.stream for side in read) and max(len(contest.data), len(contest.val)) > 1:
+        raise ValueError("a stream is compared on its tasks as one data set: join them as in --data 'A + B'.")
     learn = sources.open_sources(contest.data, "train")
     read = [replace(side, config=fitting.ready(side.method, side.config, learn, side.recipe)) for side in read]
     known = {label: told for label, told in _known(out / PLAN, contest).items() if told["expected"] or not time_it}
@@ -192,7 +194,8 @@ def _tasks(contest: Contest, entry: Entry) -> tuple[str, ...]:
     if not contest.tasks:
         return ()
     model = methods.build(entry.side.method, entry.side.config)
-    return measure.allowed(model, measure.judged(contest.val or contest.data, "val"), contest.tasks)
+    learn = sources.open_sources(contest.data, "train")
+    return measure.allowed(model, measure.sets(contest.val or contest.data, entry.side.recipe, learn), contest.tasks)
 
 
 def _job(contest: Contest, entry: Entry, seed: int, out: Path, how: How) -> jobs.Job:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych import results, training
 from diptych.app import sources, wording
 from diptych.card import MatchesPairs
+from diptych.data.mixture import Mixture, parts_of
 from diptych.evaluation import tasks as evaluation
-from diptych.evaluation.embed import CannotEvaluate
+from diptych.evaluation.embed import CannotEvaluate, History
+from diptych.recipe import Recipe
 from diptych.results import Row
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from diptych.data.dataset import Dataset
 
+FORGETTING = "forgetting"
 _FUSED = 200  # samples among which pairs are fused on the way: 40,000 pairs
 
 
@@ -30,6 +33,8 @@ class Judged:
 
     data: Dataset
     train: Dataset | None = None
+    history: History | None = None
+    """of a stream of tasks: what was found after each, nothing where this is still to come"""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -65,6 +70,24 @@ def judged(specs: Sequence[str], split: str) -> list[Judged]:
     return sets
 
 
+def sets(specs: Sequence[str], recipe: Recipe, learn: Dataset) -> list[Judged]:
+    """What a run of a recipe is judged on: sets one by one, or, of a stream, all tasks as one with a part for each.
+
+    Raises:
+        ValueError: a stream has not as many parts as `learn`; else as `judged`.
+    """
+    if not recipe.stream:
+        return judged(specs, "val")
+    opened = [sources.open_source(*sources.with_split(spec, "val")) for spec in specs]
+    whole = opened[0] if len(opened) == 1 else Mixture([(one, 1.0) for one in opened])
+    parts, tasks = len(parts_of(whole)[0]), len(parts_of(learn)[0])
+    if parts != tasks:
+        raise ValueError(
+            f"a stream of {tasks} tasks is judged on one set for each, in their order, and not on {parts}."
+        )
+    return [Judged(whole, learn, ())]
+
+
 def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Sequence[Path | None] = ()) -> list[Row]:
     """The figures on each data set; per-sample results and pictures go into the folders, one a set.
 
@@ -83,6 +106,7 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
             seed=asked.seed,
             out=folder,
             train_data=one.train,
+            history=one.history,
             how=evaluation.How(asked.limit, asked.device, asked.batch, rerank=asked.rerank, strict=len(sets) == 1),
         )
     lacking = [task for task in asked.tasks if task not in {row.task for row in rows}]
@@ -99,33 +123,54 @@ def allowed(model: nn.Module, sets: Sequence[Judged], tasks: Sequence[str]) -> t
         ValueError: no such task.
         CannotEvaluate: none of them can; with the reason of the first on the first set.
     """
-    there = {task for one in sets for task in evaluation.possible(model, one.data, tasks, one.train, strict=False)}
+    there = {
+        task
+        for one in sets
+        for task in evaluation.possible(model, one.data, tasks, one.train, one.history, strict=False)
+    }
     if tasks and not there:
-        evaluation.possible(model, sets[0].data, tasks, sets[0].train)
+        evaluation.possible(model, sets[0].data, tasks, sets[0].train, sets[0].history)
     return tuple(task for task in tasks if task in there)
 
 
-def judge(sets: Sequence[Judged], asked: Asked, limit: int) -> training.Judge:
+def judge(sets: Sequence[Judged], asked: Asked, limit: int, out: Path) -> training.Judge:
     """Evaluates on the way, on about `limit` samples; the best checkpoint has the largest mean of the shares.
 
     Where no task is asked for it is retrieval, and all that can be done where that cannot; where this means that pairs
-    are fused, on at most `_FUSED` samples.
+    are fused, on at most `_FUSED` samples. After each task of a stream all samples of all tasks are looked at, if the
+    method can be, and what is found is kept in `out`.
     """
+    on_the_way = tuple(task for task in asked.tasks if task != FORGETTING)
 
     def evaluate(model: nn.Module) -> list[Row]:
         device = str(next(model.parameters()).device)
         found = any("retrieval" not in evaluation.obstacles(model, one.data) for one in sets)
-        tasks = asked.tasks or (("retrieval",) if found else ())
+        tasks = on_the_way or (("retrieval",) if found else ())
         some = min(limit, _FUSED) if isinstance(model, MatchesPairs) and not tasks else limit
-        return measure(model, sets, Asked(asked.run, asked.seed, tasks, max(1, some // len(sets)), device=device))
+        plain = [replace(one, history=None) for one in sets]
+        return measure(model, plain, Asked(asked.run, asked.seed, tasks, max(1, some // len(sets)), device=device))
 
-    return training.Judge(evaluate, best=mean_share)
+    def learned(model: nn.Module, task: int) -> list[Row]:
+        data, device = sets[0].data, str(next(model.parameters()).device)
+        if FORGETTING in evaluation.obstacles(model, data, history=()):
+            return []
+        history = evaluation.look(model, data, task=task, out=out, how=evaluation.How(device=device))
+        return evaluation.evaluate(model, data, (FORGETTING,), run=asked.run, seed=asked.seed, history=history)
+
+    return training.Judge(evaluate, best=mean_share, learned=learned)
 
 
 def mean_share(rows: Sequence[Row]) -> float:
     """The mean of the figures that are shares (they have a chance level and lie in [0, 1]): larger is better."""
     shares = [row.value for row in rows if wording.is_share(row)]
     return sum(shares) / len(shares) if shares else -math.inf
+
+
+def looks(model: nn.Module, one: Judged, out: Path) -> History | None:
+    """What was found after each task of a stream that was learned; None outside of one, or where nothing could be."""
+    if one.history is None or FORGETTING in evaluation.obstacles(model, one.data, history=()):
+        return None
+    return evaluation.looks(out, len(parts_of(one.data)[0]))
 
 
 def folder_of(run: Path, data: Dataset) -> Path:

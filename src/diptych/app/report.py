@@ -34,6 +34,10 @@ _PICTURES = {
         "Where it looks",
         "How strongly each place of the picture answers a word of its caption. The dot is the strongest place.",
     ),
+    "forgetting": (
+        "What it forgets",
+        "Each task (rows) after each task that was learned (columns), among the pictures and captions of all tasks.",
+    ),
     "confusion": ("What it takes for what", "Pictures by their true class (rows) and the class that was guessed."),
 }
 _WIDTH = 1600  # pixels of an inlined picture, at most

@@ -11,6 +11,9 @@ from diptych.results import Row
 
 _TASKS = {
     "retrieval": "Retrieval: find the caption of a picture, and the picture of a caption",
+    "tasks_retrieval": "Retrieval over several tasks together",
+    "multimodal_retrieval": "Pictures with their captions find others of their category",
+    "forgetting": "What was forgotten while later tasks were learned",
     "pair_retrieval": "Retrieval by fusing each pair",
     "hard_gallery": "Retrieval among look-alikes",
     "pair_hard_gallery": "Retrieval among look-alikes by fusing each pair",
@@ -40,6 +43,9 @@ _TASKS = {
     "mir": "Distance of the modalities inside a language model",
 }
 _METRICS = {
+    "r1": "R@1, both directions",
+    "r_mean": "mean of R@1, R@5 and R@10, both directions",
+    "backward_transfer": "change of earlier tasks among themselves (below 0: forgotten)",
     "top1": "right class first",
     "top5": "right class among the first 5",
     "mean_per_class": "right class first, mean over classes",
@@ -116,6 +122,10 @@ def metric_title(metric: str) -> str:
         return f"right choice, {of_type[1].replace('_', ' ')}"
     if not found and (boxes := re.fullmatch(r"(phrase|expression)_r(\d+)", metric)):
         return f"{boxes[1]}, " + ("first box right" if boxes[2] == "1" else f"R@{boxes[2]}")
+    if not found and (one := re.fullmatch(r"(task|after)(\d+)_(r1|r_mean)", metric)):
+        return f"{_METRICS[one[3]]}, {'after task' if one[1] == 'after' else 'task'} {one[2]}"
+    if not found and (ap := re.fullmatch(r"map(\d+)", metric)):
+        return f"mAP@{ap[1]}"
     if not found and (order := re.fullmatch(r"bleu_(\d)", metric)):
         return f"BLEU-{order[1]}"
     if not found:

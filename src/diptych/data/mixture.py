@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from diptych.batch import Sample
-from diptych.data.dataset import Dataset, some_of
+from diptych.data.dataset import Dataset, Subset, some_of
 from diptych.data.decode import BrokenSample
 from diptych.data.stills import as_clips
 
@@ -127,6 +127,19 @@ class Mixture:
             first = after > before
             pending.append((node.branches[0], places[first], before[first]))
             pending.append((node.branches[1], places[~first], (turns - before)[~first]))
+
+
+def parts_of(dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the parts of a mixture, or of some samples of one, and the number of each sample's part (N,).
+
+    Of any other data set there is a single part, with its own name.
+    """
+    if isinstance(dataset, Mixture):
+        return dataset.names, np.repeat(np.arange(len(dataset.parts)), [len(part) for part in dataset.parts])
+    if isinstance(dataset, Subset):
+        names, numbers = parts_of(dataset.dataset)
+        return names, numbers[dataset.indices]
+    return (dataset.name,), np.zeros(len(dataset), np.int64)
 
 
 @dataclass(frozen=True)

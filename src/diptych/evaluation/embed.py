@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -33,6 +33,8 @@ _SIDES = "sides_"
 PAIRS = 256  # pairs that are fused at a time
 
 Ints = NDArray[np.int64]
+History = Sequence[Mapping[str, np.ndarray]]
+"""What `forgetting.looked_at` found after each task of a stream so far: equally long columns by name."""
 Encoder = Callable[[Batch], Features]
 Space = Literal["joint", "fusion", "sides"]
 """What samples are encoded for: the space that both modalities share, fusion, or fusion of each of two sides."""
@@ -92,6 +94,7 @@ class Bench:
         self.keep_tokens = keep_tokens  # None: found out from the method's similarity at the first batch
         self.spaces = _spaces(method, data) if spaces is None else spaces
         self.train: Bench | None = None
+        self.history: History = ()
         self.rerank: int | None = None
         self.asked = True  # by name: tasks then do what takes long, too
 

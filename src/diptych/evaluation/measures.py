@@ -49,6 +49,14 @@ def stacked(*tables: Mapping[str, Column]) -> dict[str, list[Any]]:
     return columns
 
 
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """The inverse of `write_samples`: columns of objects or numbers, NaN where a value is missing."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
 def write_samples(samples: Mapping[str, Column], path: Path) -> None:
     """Writes a table of samples as Parquet; NaN becomes null."""
     import pyarrow as pa

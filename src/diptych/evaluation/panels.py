@@ -12,8 +12,10 @@ import torch
 
 from diptych.card import Grounds
 from diptych.data.dataset import Subset
+from diptych.data.mixture import parts_of
 from diptych.evaluation import pictures
 from diptych.evaluation.embed import Bench
+from diptych.evaluation.forgetting import matrix
 from diptych.evaluation.line_chart import line_chart
 from diptych.evaluation.measures import Result
 from diptych.evaluation.pairs import Fused
@@ -257,6 +259,16 @@ def draw_layers(bench: Bench, result: Result, folder: Path) -> None:
         _subtitle(bench, f"Fréchet distance of each layer; the logarithm of their sum is {value:.3f}"),
     )
     sheet.save(folder / "mir.png", few_colours=True)
+
+
+def draw_forgetting(bench: Bench, result: Result, folder: Path) -> None:
+    """Writes forgetting.png: how well each task is retrieved after each task that was learned."""
+    values = matrix(bench.history)
+    columns = [f"after {after}" for after in range(1, values.shape[1] + 1)]
+    rows = [f"{number}  {readable(name)}" for number, name in enumerate(parts_of(bench.data)[0], start=1)]
+    title, about = "What is retrieved after each task", "R@1 of both directions in per cent, among all tasks"
+    sheet = pictures.shares(values, rows, columns, title, _subtitle(bench, about))
+    sheet.save(folder / "forgetting.png", few_colours=True)
 
 
 def _largest(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str], bool]:

@@ -33,6 +33,7 @@ from diptych.evaluation.canvas import (
 )
 
 _THUMB, _GAP, _SIDE = 144, 22, 160
+_ROW = 44  # height of a row of a heat map
 _FOUND = (38, 98, 196)  # blue: right and wrong are said by how it overlaps
 _HOT = np.array([214, 40, 40], dtype=np.float64)  # the colour of the strongest heat
 
@@ -272,8 +273,30 @@ def confusion_matrix(
             colour = RIGHT if row == column else WRONG
             if others and row == column == size - 1:
                 colour = MUTED
-            _cell(sheet, box, float(shares[row, column]), int(counts[row, column]), colour)
+            _cell(sheet, box, float(shares[row, column]), str(int(counts[row, column]) or ""), colour)
     sheet.draw.rectangle((left, top, left + size * cell, top + size * cell), outline=MUTED, width=1)
+    return sheet
+
+
+def shares(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, subtitle: str) -> Canvas:
+    """Shares (R, C) in [0, 1], each in per cent in a cell that is shaded by it; cells without a figure are empty."""
+    small, label = Style(SMALL, MUTED), Style(BODY)
+    names = [squeezed(name, label, 260) for name in rows]
+    left = MARGIN + round(max(label.width(name) for name in names)) + 14
+    cell = max(72, round(max(small.width(name) for name in columns)) + 18)
+    width = max(left + cell * len(columns) + MARGIN, 760)
+    top = heading_height(width, title, subtitle) + small.height + 8
+    sheet = Canvas(width, top + _ROW * len(rows) + MARGIN)
+    sheet.heading(title, subtitle)
+    for place, name in enumerate(columns):
+        sheet.line(left + (place + 0.5) * cell, top - small.height - 8, name, small, "centre")
+    for row, name in enumerate(names):
+        y = top + row * _ROW
+        sheet.line(left - 14, y + (_ROW - label.height) / 2, name, label, "right")
+        for column, value in enumerate(values[row].tolist()):
+            box = (left + column * cell, y, left + (column + 1) * cell, y + _ROW)
+            there = np.isfinite(value)
+            _cell(sheet, box, value if there else 0.0, f"{100 * value:.0f}" if there else "", RIGHT)
     return sheet
 
 
@@ -334,12 +357,12 @@ def _colour_bar(sheet: Canvas, x: int, y: int, height: int, scale: tuple[float, 
         sheet.line(x + 28, top, f"{value:.2f}".replace("-", "−"), style)
 
 
-def _cell(sheet: Canvas, box: tuple[int, int, int, int], share: float, count: int, full: Colour) -> None:
-    """One cell of the matrix: shaded by its share of the row, with its count."""
+def _cell(sheet: Canvas, box: tuple[int, int, int, int], share: float, text: str, full: Colour) -> None:
+    """One cell of a matrix: shaded by its share, with what is written in it."""
     strength = share**0.7  # small shares stay visible
     colour = tuple(int(255 * (1 - strength) + value * strength) for value in full)
     sheet.draw.rectangle(box, fill=colour, outline=RULE, width=1)
-    if count:
-        style = Style(SMALL if count < 1000 else SMALL - 4, PAPER if strength > 0.55 else INK)
+    if text:
+        style = Style(SMALL if len(text) < 4 else SMALL - 4, PAPER if strength > 0.55 else INK)
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2 - style.height / 2
-        sheet.line(x, y, str(count), style, "centre")
+        sheet.line(x, y, text, style, "centre")

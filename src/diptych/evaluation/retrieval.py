@@ -172,15 +172,19 @@ def _inside(pairs: Ints, rows: slice, columns: slice) -> Ints:
 
 def caption_pairs(bench: Bench) -> tuple[list[str], Ints]:
     """The distinct captions, in order of appearance, and which picture belongs to which: (K, 2)."""
+    texts, pairs = distinct(bench.captions)
+    if len(texts) < 2:
+        raise CannotEvaluate(f"retrieval needs at least two different captions; {bench.data.name} has {len(texts)}.")
+    return texts, pairs
+
+
+def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], Ints]:
+    """The distinct texts among the captions of some pictures, and which belongs to which: (K, 2)."""
     index: dict[str, int] = {}
     pairs = [
-        (row, index.setdefault(text, len(index)))
-        for row, captions in enumerate(bench.captions)
-        for text in dict.fromkeys(captions)
+        (row, index.setdefault(text, len(index))) for row, own in enumerate(captions) for text in dict.fromkeys(own)
     ]
-    if len(index) < 2:
-        raise CannotEvaluate(f"retrieval needs at least two different captions; {bench.data.name} has {len(index)}.")
-    return list(index), np.array(pairs, dtype=np.int64)
+    return list(index), np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def retrieval(bench: Bench) -> Result:

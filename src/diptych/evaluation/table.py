@@ -14,6 +14,7 @@ from diptych.card import (
     AnswersQuestions,
     Captions,
     EmbedsImages,
+    EmbedsPairs,
     EmbedsTexts,
     FillsWords,
     Generates,
@@ -32,12 +33,14 @@ from diptych.evaluation.base_to_new import base_to_new
 from diptych.evaluation.captioning import captioning
 from diptych.evaluation.contrasts import foils, hard_gallery, pair_foils, pair_hard_gallery
 from diptych.evaluation.embed import Bench, Space
+from diptych.evaluation.forgetting import forgetting, tasks_retrieval
 from diptych.evaluation.gap import gap
 from diptych.evaluation.grounding import grounding, word_regions
 from diptych.evaluation.hallucination import hallucination
 from diptych.evaluation.masked_words import masked_words
 from diptych.evaluation.measures import Result
 from diptych.evaluation.mir import mir
+from diptych.evaluation.multimodal import multimodal_retrieval
 from diptych.evaluation.multiple_choice import multiple_choice
 from diptych.evaluation.naming import naming
 from diptych.evaluation.pairs import pair_retrieval
@@ -71,6 +74,12 @@ class Task:
     """learns from a training set that is given beside the evaluated one"""
     sides: bool = False
     """looks at the two sides of a sample, which then need not have what the method sees with itself"""
+    parts: bool = False
+    """compares the parts of a mixture"""
+    history: bool = False
+    """looks back at what was found after each task of a stream"""
+    gallery: bool = False
+    """compares with the split `gallery` of the data, where that is given as what is learned from"""
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -84,8 +93,10 @@ class Task:
 
     def spaces(self, method: Any) -> set[Space]:
         """What samples are encoded for; re-ranking chooses candidates in the joint space, where there is one."""
-        found: set[Space] = {"sides" if self.sides else "fusion"} if self.encodes else set()
-        if EmbedsImages in self.protocols or (MatchesPairs in self.protocols and isinstance(method, ScoresPairs)):
+        able = [next((one for one in _either(p) if isinstance(method, one)), object) for p in self.protocols]
+        encodes = any(hasattr(one, "encode_image") for one in able)
+        found: set[Space] = {"sides" if self.sides else "fusion"} if encodes else set()
+        if EmbedsImages in able or (MatchesPairs in self.protocols and isinstance(method, ScoresPairs)):
             found.add("joint")
         return found
 
@@ -123,6 +134,29 @@ TASKS: dict[str, Task] = {
         ("text",),
         retrieval,
         draw=panels.draw_retrieval,
+    ),
+    "tasks_retrieval": Task(
+        "R@1 and the mean recall of both directions over several tasks together, and R@1 of each",
+        _PAIRS,
+        ("text",),
+        tasks_retrieval,
+        parts=True,
+    ),
+    "forgetting": Task(
+        "what was retrieved right after each task of a stream and is not at its end",
+        _PAIRS,
+        ("text",),
+        forgetting,
+        draw=panels.draw_forgetting,
+        parts=True,
+        history=True,
+    ),
+    "multimodal_retrieval": Task(
+        "mAP@1, mAP@5 and mAP@10: pictures with their captions find others of their category",
+        (EmbedsPairs | EmbedsImages, EmbedsPairs | EmbedsTexts),
+        ("text", "category"),
+        multimodal_retrieval,
+        gallery=True,
     ),
     "pair_retrieval": Task(
         "the same, each pair fused", (MatchesPairs,), ("text",), pair_retrieval, draw=panels.draw_pair_retrieval

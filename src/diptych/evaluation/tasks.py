@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diptych.batch import MissingField, missing, require
 from diptych.card import Grounds, ScoresPairs, TooLong
 from diptych.config import nearest
 from diptych.data.dataset import Dataset, Subset
 from diptych.data.decode import BrokenSample
-from diptych.evaluation.embed import Bench, CannotEvaluate, judging
-from diptych.evaluation.measures import Result, write_samples
+from diptych.data.mixture import parts_of
+from diptych.evaluation.embed import Bench, CannotEvaluate, History, judging
+from diptych.evaluation.forgetting import looked_at
+from diptych.evaluation.measures import Result, read_samples, write_samples
 from diptych.evaluation.reading import GIVEN, own_fields, with_implied
 from diptych.evaluation.table import TASKS, Task
 from diptych.results import Row
@@ -54,6 +58,7 @@ def evaluate(
     seed: int = 0,
     out: Path | None = None,
     train_data: Dataset | None = None,
+    history: History | None = None,
     how: How | None = None,
 ) -> list[Row]:
     """Measures a method on a data set. Every picture and every text is embedded once for all tasks.
@@ -67,6 +72,7 @@ def evaluate(
         seed: seed of the run, for the rows; the evaluation itself draws with fixed seeds.
         out: a folder to which samples/TASK.parquet and pictures/*.png are written.
         train_data: what knn and linear_probe learn from.
+        history: what `look` found after each task of a stream so far.
         how: limit, device, batch and workers.
 
     Returns:
@@ -79,14 +85,15 @@ def evaluate(
     """
     _check_own_needs(method, data)
     how = how or How()
-    chosen = possible(method, data, tasks, train_data, strict=how.strict)
+    chosen = possible(method, data, tasks, train_data, history, strict=how.strict)
     keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
     bed = partial(_bench, method, how=how)
     bench = bed(data, [TASKS[name] for name in chosen], keep_tokens=keep_tokens)
-    bench.asked = bool(tasks)
-    learning = [TASKS[name] for name in chosen if TASKS[name].trains]
+    bench.asked, bench.history = bool(tasks), history or ()
+    galleries = train_data is not None and train_data.split == "gallery"
+    learning = [TASKS[name] for name in chosen if TASKS[name].trains or (galleries and TASKS[name].gallery)]
     if train_data is not None and learning:
         bench.train = bed(train_data, learning, keep_tokens=False)
     rows: list[Row] = []
@@ -101,9 +108,36 @@ def evaluate(
     return rows
 
 
-def obstacles(method: Any, data: Dataset, train_data: Dataset | None = None) -> dict[str, str]:
-    """For each task that cannot run, the sentence that says why."""
+def look(method: Any, data: Dataset, *, task: int, out: Path, how: How | None = None) -> list[Mapping[str, np.ndarray]]:
+    """Looks at all tasks of a stream once one of them, by its number from 0, has been learned.
+
+    Returns:
+        What was found after each task so far; it is kept in `out`/samples/after_taskN.parquet.
+    """
+    how = how or How()
+    bench = _bench(method, data, [TASKS["forgetting"]], how=how, keep_tokens=None)
+    with judging(method, how.device):
+        write_samples(looked_at(bench), _after(out, task))
+    return looks(out, task + 1)
+
+
+def looks(out: Path, tasks: int) -> list[Mapping[str, np.ndarray]]:
+    """What `look` has kept in a folder after each of the first tasks of a stream."""
+    return [read_samples(_after(out, task)) for task in range(tasks)]
+
+
+def _after(out: Path, task: int) -> Path:
+    return out / "samples" / f"after_task{task + 1}.parquet"
+
+
+def obstacles(
+    method: Any, data: Dataset, train_data: Dataset | None = None, history: History | None = None
+) -> dict[str, str]:
+    """For each task that cannot run, the sentence that says why; `history` is empty where it is still to come."""
     found = {name: _obstacle(name, method, data, train_data) for name in TASKS}
+    for name in TASKS:
+        if TASKS[name].history and history is None and not found[name]:
+            found[name] = f"task {name} cannot run: it looks back at the tasks of a stream; train with --stream."
     return {name: sentence for name, sentence in found.items() if sentence}
 
 
@@ -136,7 +170,13 @@ def limited(data: Dataset, limit: int | None) -> Dataset:
 
 
 def possible(
-    method: Any, data: Dataset, tasks: Sequence[str] = (), train_data: Dataset | None = None, *, strict: bool = True
+    method: Any,
+    data: Dataset,
+    tasks: Sequence[str] = (),
+    train_data: Dataset | None = None,
+    history: History | None = None,
+    *,
+    strict: bool = True,
 ) -> list[str]:
     """Those of the named tasks, or of all, that can run.
 
@@ -147,7 +187,7 @@ def possible(
     for name in tasks:
         if name not in TASKS:
             raise ValueError(nearest(name, TASKS, "evaluation task called"))
-    found = obstacles(method, data, train_data)
+    found = obstacles(method, data, train_data, history)
     asked = list(dict.fromkeys(tasks)) or list(TASKS)
     for name in asked:
         if name in found and tasks and strict:
@@ -163,6 +203,8 @@ def _obstacle(name: str, method: Any, data: Dataset, train_data: Dataset | None)
     unable = task.unable(method)
     if unable:
         return f"task {name} cannot run: method {method.card.id} {unable}."
+    if task.parts and len(parts_of(data)[0]) < 2:
+        return f"task {name} cannot run: it compares tasks, and {data.name} is one data set; join some as in A + B."
     needs = task.needs if task.sides else (*own_fields(method.card.needs), *task.needs)
     try:
         require(with_implied(sorted(data.has)), needs, who=f"task {name}", source=f"data set {data.name}")
