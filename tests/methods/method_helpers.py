@@ -37,7 +37,7 @@ SMALL = {
     "cross_layers": 1,
 }
 OWN = {
-    "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05},
+    "alpro": {"tasks": ("pretrain",), "sure": 0.0, "pem": 0.05, "text_layers": 2},
     "fiber": {"hidden": 32, "queue": 0},
     "limber": {"tasks": ("pretrain",), "layers": 1, "dropout": 0.0},
     "instructblip": {

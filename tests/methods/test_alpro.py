@@ -64,6 +64,23 @@ def batch(method: ALPRO, size: int = 4, still: bool = False) -> Batch:
     return Batch({**columns, "inside": inside, **method.tokenize(texts)})
 
 
+def test_dropout_is_in_both_halves_of_the_text_tower_in_training_alone() -> None:
+    method, plain = small(dropout=0.5), small(dropout=0.0)
+    plain.load_state_dict(method.state_dict())
+    seen = batch(method)
+    torch.testing.assert_close(method.eval().encode_text(seen).tokens, plain.eval().encode_text(seen).tokens)
+    image, text = plain.encode_image(seen), plain.encode_text(seen)
+    torch.testing.assert_close(method.fuse(image, text).pooled, plain.fuse(image, text).pooled)
+    method.train()
+    assert not torch.allclose(method.encode_text(seen).tokens, method.encode_text(seen).tokens)
+    assert not torch.allclose(method.fuse(image, text).pooled, method.fuse(image, text).pooled)
+
+
+def test_one_layer_of_text_has_no_half() -> None:
+    with pytest.raises(ValueError, match="text_layers two or more"):
+        small(text_layers=1, lower=0)
+
+
 # -- the paper's own code ----------------------------------------------------------------------------------------------
 
 

@@ -283,6 +283,15 @@ def test_maps_ahead_of_the_fusion_are_handed_on_and_the_rest_are_fused() -> None
 
 @pytest.mark.slow
 @pytest.mark.shows("E", "fiber")
+def test_words_are_guessed_at_the_chosen_places_as_they_are_at_all_places() -> None:
+    method = small("fiber").eval()
+    seen = batch_of(method, World(size=3), 3)
+    chosen = torch.zeros_like(seen.text_mask)
+    chosen[0, 1] = chosen[2, 2] = True
+    image, text = method.encode_image(seen), method.encode_text(seen)
+    assert_close(method.fill(image, text, chosen), method.fill(image, text)[chosen])
+
+
 def test_learns_to_find_the_boxes_of_phrases() -> None:
     method = small("fiber", tasks=("fine",), image_size=64, image_width=64)
     batch = batch_of(method, World(size=4, knobs=Knobs(objects=(2, 2))), 4)

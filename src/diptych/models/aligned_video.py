@@ -98,7 +98,10 @@ class Aligned(nn.Module):
             pretrained=weights,
             dropout=config.dropout,
         )
-        halves = TextHalves(bert, config.lower or len(bert.layers) // 2)
+        lower = config.lower or len(bert.layers) // 2
+        if not lower:
+            raise ValueError("half of one layer is none: give text_layers two or more, or say lower.")
+        halves = TextHalves(bert, lower)
         self.text = halves if fuses else halves.cut()
         self.video_head = nn.Linear(self.video.width, config.embed)
         self.text_head = nn.Linear(self.text.width, config.embed)
