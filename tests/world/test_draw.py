@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from diptych.world import Background, Knobs, Object, Scene, Sprite, draw, scene
-from diptych.world.draw import RGB, TONE_RGB
+from diptych.world.draw import RGB, TONE_RGB, turned_hues
 from diptych.world.scene import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, TONES
 from diptych.world.shapes import DISTANCES, REACH, SIDE, lookup
 
@@ -51,6 +51,17 @@ def test_the_same_scene_at_another_size_shows_the_same():
         small, large = (draw(scene(0, index, Knobs()), size) for size in (64, 256))
         shares = large.masks.reshape(-1, 64, 4, 64, 4).mean((2, 4))
         assert ((shares > 0.5) == small.masks).mean() > 0.99
+
+
+def test_a_palette_turns_the_hues_of_everything_and_nothing_else():
+    made = scene(0, 0, Knobs(noise=0.0))
+    plain, third = draw(made, 64), draw(made, 64, palette=120)
+    np.testing.assert_array_equal(third.image, np.roll(plain.image, 1, axis=2))  # red is green, green blue, blue red
+    np.testing.assert_array_equal(third.owner, plain.owner)
+    np.testing.assert_array_equal(draw(made, 64, palette=0).image, plain.image)
+    turned = turned_hues(40)
+    np.testing.assert_allclose(turned @ turned @ turned, turned_hues(120), atol=1e-6)
+    np.testing.assert_allclose(turned @ np.ones(3), np.ones(3), atol=1e-6)  # greys stay as they are
 
 
 def test_pixels_of_plain_objects_have_their_colour():

@@ -30,6 +30,7 @@ def test_parsing_keeps_the_other_defaults():
         ("say=color", "did you mean 'colour'"),
         ("questions=color", "did you mean 'colour'"),
         ("caption=relation", "did you mean 'relations'"),
+        ("palette=200", "palette must be between -180 and 180"),
         ("colours=100", "colours must be between 1 and 12"),
         ("pixels=1", "pixels must be between 8 and 4096"),
         ("gallery=1", "gallery must be between 2 and 10000"),
@@ -44,6 +45,13 @@ def test_errors_say_what_to_do(text, message):
 @pytest.mark.parametrize(("named", "count", "expected"), [(2, 6, 2), (9, 6, 6), (0, 6, 6), (0.5, 5, 3), (0.1, 3, 1)])
 def test_how_many_objects_are_named(named, count, expected):
     assert Knobs(named=named).focus(count) == expected
+
+
+def test_worlds_of_other_palettes_show_the_same_scenes_in_other_hues():
+    one, other = (open_world(f"train=5,noise=0,palette={degrees}") for degrees in (0, 120))
+    mine, turned = (world.read(0, ("image", "text")) for world in (one, other))
+    assert mine.text == turned.text
+    assert mine.image.split()[0].tobytes() == turned.image.split()[1].tobytes()
 
 
 def test_a_world_from_text_takes_a_seed():

@@ -55,7 +55,7 @@ class _ClipDraft(Draft):
 
     @cached_property
     def frames(self) -> Frames:
-        return Frames(self.clip.scenes, Painter(self.knobs.pixels, self.world.sprites))
+        return Frames(self.clip.scenes, Painter(self.knobs.pixels, self.world.sprites, self.knobs.palette))
 
     @cached_property
     def names(self) -> dict[int, str]:

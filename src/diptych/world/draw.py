@@ -113,18 +113,19 @@ def outline(scene: Scene, size: int, sprites: Mapping[str, Sprite] | None = None
     return Outline(owner, len(scene.objects))
 
 
-def draw(scene: Scene, size: int, sprites: Mapping[str, Sprite] | None = None) -> Drawing:
+def draw(scene: Scene, size: int, sprites: Mapping[str, Sprite] | None = None, palette: float = 0.0) -> Drawing:
     """Renders a scene as a square picture of `size` pixels.
 
     Args:
         scene: what to draw.
         size: side of the picture in pixels.
         sprites: cut-outs by name; a category that is not among them is drawn as the shape of that name.
+        palette: degrees by which all hues are turned.
 
     Raises:
         ValueError: a category is neither a cut-out nor a shape.
     """
-    return Painter(size, sprites).draw(scene)
+    return Painter(size, sprites, palette).draw(scene)
 
 
 class Painter:
@@ -133,10 +134,12 @@ class Painter:
     Args:
         size: side of the pictures in pixels.
         sprites: cut-outs by name.
+        palette: degrees by which all hues are turned.
     """
 
-    def __init__(self, size: int, sprites: Mapping[str, Sprite] | None = None) -> None:
+    def __init__(self, size: int, sprites: Mapping[str, Sprite] | None = None, palette: float = 0.0) -> None:
         self.size, self.sprites = size, sprites or {}
+        self._turned = turned_hues(palette) if palette else None
         self._grounds: dict[Background, Array] = {}
         self._things: dict[Object, tuple[tuple[slice, slice], Array, Array]] = {}
 
@@ -155,6 +158,8 @@ class Painter:
             patch = canvas[:, *window]
             patch += alpha * (colour - patch)
             owner[window][alpha >= 0.5] = index
+        if self._turned is not None:
+            canvas = np.tensordot(self._turned, canvas, 1)
         np.clip(canvas, 0.0, 255.0, out=canvas)
         image = np.stack([*np.rint(canvas, out=canvas).astype(np.uint8)], axis=-1)
         return Drawing(owner, len(scene.objects), image)
@@ -167,6 +172,13 @@ class Painter:
         if min(u.shape) < 2:  # only the margin of the window lies in the picture
             return window, np.zeros_like(u), np.zeros_like(u, shape=(3, *u.shape))
         return window, *(_cutout(thing, sprite, u, v, scale) if sprite else _shape(thing, u, v, scale))
+
+
+def turned_hues(degrees: float) -> Array:
+    """The (3, 3) rotation of red, green and blue around the grey axis: 120 degrees make green of red."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)) / math.sqrt(3)
+    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    return (cos * np.eye(3) + (1 - cos) / 3 + sin * across).astype(np.float32)
 
 
 def _far_to_near(scene: Scene) -> list[int]:

@@ -39,7 +39,7 @@ class Draft:
     @cached_property
     def drawing(self) -> Drawing:
         """The picture."""
-        return draw(self.scene, self.knobs.pixels, self.world.sprites)
+        return draw(self.scene, self.knobs.pixels, self.world.sprites, self.knobs.palette)
 
     @cached_property
     def outline(self) -> Outline:

@@ -59,6 +59,8 @@ class Knobs:
     """at most so many small coloured scraps, which nobody names, lie behind the objects"""
     noise: float = 0.03
     """standard deviation of the noise on every pixel, as a share of the whole range"""
+    palette: float = 0.0
+    """all hues are turned by so many degrees, while the words for colours stay: 120 shows red as green"""
     caption: Style = "partial"
     """which caption is `text`: `partial` and `relations` name the objects in focus with what `say` lists, `short` with
     their colours alone, `long` says everything about every object, a sentence each, `varied` is as `partial` within
@@ -178,6 +180,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "backgrounds": (1, len(BACKGROUNDS)),
     "clutter": (0, 10_000),
     "noise": (0, 1),
+    "palette": (-180, 180),
     "named": (0, 1000),
     "composition": (0, 0.5),
     "hard": (1, 10_000),
