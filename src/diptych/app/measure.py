@@ -193,9 +193,10 @@ def told(data: Dataset) -> dict[str, Any]:
 
 
 def _train_split(spec: str, split: str) -> Dataset | None:
+    """The training set beside a split, or the gallery that queries ask."""
     if split == "train":
         return None
     try:
-        return sources.open_source(spec, "train")
+        return sources.open_source(spec, "gallery" if split == "query" else "train")
     except FileNotFoundError:  # the data has no such split; probes are then left out, and the log says so
         return None

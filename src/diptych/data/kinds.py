@@ -28,6 +28,7 @@ _MARKS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
     ("visual-genome", (b'"region_id"', b'"phrase"')),
     ("nlvr2", (b'"identifier"', b'"sentence"', b'"left_url"')),
     ("karpathy", (b'"sentences"', b'"images"')),
+    ("p9d", (b'"cate_name"', b'"title"')),
     ("coco", (b'"images"',)),
     ("coco", (b'"annotations"', b'"image_id"')),
 )
@@ -51,8 +52,8 @@ def kind_of(path: Path) -> str:
     if not kind:
         raise SourceError(
             f"{path.name} is neither a COCO file (images, annotations), nor a Karpathy split (sentences), nor of "
-            "CoOp, Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor conversations, nor a "
-            "list of rows."
+            "CoOp, P9D, Visual Genome, RefCOCO, VQA, GQA, NLVR2, MSR-VTT, MSRVTT-QA or DiDeMo, nor conversations, nor "
+            "a list of rows."
         )
     return kind
 

@@ -27,6 +27,7 @@ Kind = Literal[
     "coco",
     "karpathy",
     "coop",
+    "p9d",
     "visual-genome",
     "refcoco",
     "flickr30k",

@@ -20,6 +20,7 @@ from diptych.data import (
     read_conversations,
     read_flickr30k,
     read_hub,
+    read_p9d,
     read_questions,
     read_regions,
     read_scenes,
@@ -104,6 +105,8 @@ def _kind(path: Path) -> str:
         return "flickr30k"
     if region_files.is_here(path):
         return "regions"
+    if read_p9d.is_here(path):
+        return "p9d"
     if found := kinds.files_in(path)[0]:
         return found
     if found := read_videos.tables_in(path)[0]:
@@ -338,6 +341,7 @@ _READERS: dict[str, Callable[[Path, Reading], Source]] = {
     "coco": read_annotations.coco,
     "karpathy": read_annotations.karpathy,
     "coop": read_annotations.coop,
+    "p9d": read_p9d.p9d,
     "visual-genome": read_regions.visual_genome,
     "refcoco": read_regions.refcoco,
     "flickr30k": read_flickr30k.flickr30k,
