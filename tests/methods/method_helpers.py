@@ -50,12 +50,14 @@ OWN = {
     },
     "pllava": {"frames": 4, "pool": (4, 2, 2), "layers": 1},
     "prior": {"tasks": ("pretrain",), "layers": 1},
+    "ctp": {"queue": 16, "contrast": 0.05, "distill": 0.02},
     "coop": {"vectors": 4, "embed": 32, "freeze": ()},
     "maple": {"embed": 32, "freeze": ()},
     "clip2point": {"cloud": 64},
 }
 """What a method is told to learn, where its first task is not its main one; the labels of `pem` are never certain, and
-towers of random weights say too little for prompts alone to learn by heart."""
+towers of random weights say too little for prompts alone to learn by heart. The keys of a momentum model that does not
+move, and of a queue that holds the same eight samples again, cannot all be told apart."""
 DRAWS = 4
 """Steps in which a loss is looked at that draws tasks, masks or negatives; each has random numbers of its own."""
 
@@ -134,6 +136,7 @@ def figures(id: str, judged: Sequence[str], /, **options) -> dict[str, Row]:
 
 PUBLIC = {  # sizes that differ from BertConfig's and RobertaConfig's own
     "bert-base-uncased": {},
+    "bert-base-chinese": {"vocab_size": 21128},
     "bert-base-cased": {"vocab_size": 28996},
     "bert-large-cased": {
         "vocab_size": 28996,

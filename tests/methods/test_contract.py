@@ -54,7 +54,7 @@ def outputs(method, batch: Batch) -> list[torch.Tensor]:
         if isinstance(method, EncodesPairs):
             image, text = method.encode_image(batch), method.encode_text(batch)
             found += [*image, *text]
-            if isinstance(method, MatchesPairs):
+            if isinstance(method, MatchesPairs) and "MatchesPairs" not in getattr(method, "lacks", {}):
                 found.append(method.match(image, text))
         found += [value for index in range(DRAWS) for value in loss_of(method, batch, index).values()]
     return [value for value in found if value is not None]
@@ -206,6 +206,9 @@ PAPER_PARAMETERS = {
     "siglip": 203_155_970,  # ViT-B-16-SigLIP of open_clip
     # CLIP's, with maps of 768 x 256 and 512 x 256 in place of 768 x 512 and 512 x 512
     "filip": 151_277_313 - (768 + 512) * 512 + (768 + 512) * 256,
+    # DeiT-B/16, Chinese BERT-base without its pooler, cross-attention in six layers, two maps, the head of words; and
+    # two copies of them all
+    "ctp": 3 * (85_798_656 + 101_677_056 + 14_183_424 + 393_728 + 613_256),
     "uniter": 112_938_887 - 2048,  # UniterForPretraining, without the row of the mask's table that is kept at zero
     "lxmert": 228_051_752 - (768 * 1536 + 3 * 1536) - (1536 * 9500 + 9500),  # LXRTPretraining, without data to answer
     # AlproForPretrain, whose prompter has six layers and two heads that it never uses

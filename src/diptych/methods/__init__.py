@@ -35,6 +35,7 @@ IDS: dict[str, str] = {
     "prior": "diptych.methods.generative.prior",
     "coop": "diptych.methods.adaptation.coop",
     "maple": "diptych.methods.adaptation.maple",
+    "ctp": "diptych.methods.continual.ctp",
     "clip2point": "diptych.methods.points.clip2point",
 }
 

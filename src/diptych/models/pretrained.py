@@ -32,12 +32,15 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
 
     card: ClassVar[Card]
     config: Any
+    passing: ClassVar[tuple[str, ...]] = ()
+    """what names begin with of weights that only training needs: a checkpoint of a run holds them, a method does not"""
 
     def save_pretrained(
         self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **options: Any
     ) -> str | None:
         """As the mixin's; saves the weights in `state_dict` where it is given (as in transformers), else its own."""
-        weights = dict(self.state_dict() if state_dict is None else state_dict)  # type: ignore[attr-defined]
+        given = self.state_dict() if state_dict is None else state_dict  # type: ignore[attr-defined]
+        weights = {name: value for name, value in given.items() if not name.startswith(self.passing)}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         # all that `save_model` asks of a model is its state_dict; it sees to tied weights
@@ -85,7 +88,11 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
         _check_sizes(cls, config, folder / "model.safetensors")
         method = cls(config, weights=False)  # type: ignore[call-arg]
         method.load_assets(folder)
-        load_model(method, folder / "model.safetensors")  # type: ignore[arg-type]
+        absent, unknown = load_model(method, folder / "model.safetensors", strict=False)  # type: ignore[arg-type]
+        lost = sorted(name for name in (*absent, *unknown) if not name.startswith(cls.passing))
+        if lost:
+            raise ValueError(f"{folder} is damaged: {one_line(lost[0], 80)} is in the weights or in the model alone.")
+        method.begin_anew()
         return method.eval()  # type: ignore[attr-defined, no-any-return]
 
     def save_assets(self, folder: Path) -> None:
@@ -93,6 +100,9 @@ class Pretrained(ModelHubMixin, library_name="diptych", tags=["diptych"]):
 
     def load_assets(self, folder: Path) -> None:
         """The inverse of `save_assets`."""
+
+    def begin_anew(self) -> None:
+        """Makes what is `passing` anew, from the weights that were loaded."""
 
 
 def read_description(folder: Path) -> dict[str, Any]:

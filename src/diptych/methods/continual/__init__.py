@@ -1,0 +1,1 @@
+"""Learning one task after the other, without the data of those before."""
