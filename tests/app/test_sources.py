@@ -47,6 +47,7 @@ def test_several_sources_are_mixed_by_weight(shards, tmp_path):
 def test_several_sources_in_one():
     joined = open_source("world:train=30,evaluation=4 + world:train=10,seed=2@3", "train")
     assert (joined.name, len(joined), joined.weights) == ("world + world2", 40, (0.25, 0.75))
+    assert len(open_sources(" + ".join(["world:train=5"] * 40), "train").parts) == 40  # longer than any file's name
     assert sources.weighted("a + b@3") == ("a + b@3", 1.0)
     assert sources.with_split("a + b@gallery", "val") == ("a + b@gallery", "val")
 

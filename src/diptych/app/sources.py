@@ -52,16 +52,24 @@ def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
 def weighted(spec: str) -> tuple[str, float | str]:
     """`FOLDER@2` -> `("FOLDER", 2.0)`, `FOLDER@sqrt` -> `("FOLDER", "sqrt")`; the weight is 1 where none is given."""
     found = _WEIGHT.match(spec)
-    if found is None or _JOIN in spec or Path(spec).exists():
+    if found is None or _JOIN in spec or _is_there(spec):
         return spec, 1.0
     weight = found["weight"]
     return found["spec"], weight if weight in _BY_SIZE else float(weight)
 
 
+def _is_there(spec: str) -> bool:
+    """Whether it is a path; a specification may be longer than the name of any file."""
+    try:
+        return Path(spec).exists()
+    except OSError:
+        return False
+
+
 def with_split(spec: str, split: str) -> tuple[str, str]:
     """`world@gallery` -> `("world", "gallery")`; the given split where the specification names none."""
     found = _SPLIT.match(spec)
-    if found is None or found["split"] in _BY_SIZE or "://" in spec or _JOIN in spec or Path(spec).exists():
+    if found is None or found["split"] in _BY_SIZE or "://" in spec or _JOIN in spec or _is_there(spec):
         return weighted(spec)[0], split
     return found["spec"], found["split"]
 
@@ -84,18 +92,18 @@ def open_source(spec: str, split: str = "train") -> Dataset:
     Raises:
         UnknownSource: nothing goes by that name, or it has no such split.
     """
-    if _JOIN in spec and not Path(spec).exists():
+    if _JOIN in spec and not _is_there(spec):
         return open_sources([one.strip() for one in spec.split(_JOIN)], split)
     part, of_classes, in_tasks = _PART.match(spec), _HALF.match(spec), _TASKS.match(spec)
-    if part and not Path(spec).exists():
+    if part and not _is_there(spec):
         whole = open_source(part["spec"], split)
         drawn = _few if part["each"] else _drawn
         return drawn(whole, int(part["count"]), int(part["draw"] or 0)) if split == "train" else whole
-    if of_classes and not Path(spec).exists():
+    if of_classes and not _is_there(spec):
         from diptych.data.classes import half
 
         return half(open_source(of_classes["spec"], split), of_classes["half"])  # type: ignore[arg-type]
-    if in_tasks and not Path(spec).exists():
+    if in_tasks and not _is_there(spec):
         return _in_tasks(in_tasks["spec"], int(in_tasks["count"] or 0), bool(in_tasks["turned"]), split)
     name, _, options = spec.partition(":")
     if name == WORLD:
