@@ -1,6 +1,7 @@
 """A stream of tasks, on the command line and from Python: what is measured after each, and how runs are compared."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_what_is_measured_after_each_task(stream):
     assert [line["step"] for line in told] == [4, 8, 12]
     assert {"forgetting"} <= {path.stem for path in stream.pictures}
     assert "What it forgets" in (stream.folder / "index.html").read_text()
+
+
+def test_a_stream_of_several_sets_is_evaluated_on_all_of_them_again(stream, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(stream.folder, out)
+    info = json.loads((out / runs.RUN).read_text())
+    info["data"]["data"] = TASKS.split(" + ")
+    (out / runs.RUN).write_text(json.dumps(info))
+    (first, *_) = api.evaluate(out, tasks=["tasks_retrieval"], how=api.Measuring(device="cpu"))
+    assert first.data == "world + world2 + world3/val"
+    assert first.value == next(row.value for row in stream.rows if (row.task, row.metric) == ("tasks_retrieval", "r1"))
 
 
 def test_a_comparison_finds_the_samples_behind_forgetting(stream):

@@ -150,6 +150,8 @@ def evaluate(
     if data is None and trained is None:
         raise ValueError(f"{run} does not say what it was trained on: name the data to measure on with --data.")
     specs = _specs(data) if data else trained["data"]["val"] or trained["data"]["data"]  # type: ignore[index]
+    if not data and trained and trained["recipe"].get("stream"):
+        specs = [sources.JOIN.join(specs)]  # the tasks of a stream are judged as one
     far = [spec for spec in specs if "://" in spec and not data]
     if far:
         raise ValueError(f"{run} names {far[0]}; addresses out of files are not opened unasked: name it with --data.")

@@ -66,7 +66,10 @@ def judged(specs: Sequence[str], split: str) -> list[Judged]:
     names = [f"{one.data.name}/{one.data.split}" for one in sets]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two of the data sets are called {twice!r}: give one another name in its dataset.json.")
+        raise ValueError(
+            f"two of the data sets are called {twice!r}: give one another name in its dataset.json, or judge them as "
+            "one, as in 'A + B'."
+        )
     return sets
 
 

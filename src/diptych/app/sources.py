@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from diptych.data.dataset import Dataset
 
 STARTER, WORLD = "starter", "world"
+JOIN = " + "
+"""between the data sets of one specification"""
 _WEIGHT = re.compile(r"^(?P<spec>.+)@(?P<weight>\d+(?:\.\d+)?|size|sqrt)$")
 _BY_SIZE: dict[str, Callable[[int], float]] = {"size": float, "sqrt": math.sqrt}
 _SPLIT = re.compile(r"^(?P<spec>.+)@(?P<split>[A-Za-z][\w-]*)$")
 _PART = re.compile(r"^(?P<spec>.+)#(?P<count>\d+)(?P<each>each)?(?:\.(?P<draw>\d+))?$")
 _HALF = re.compile(r"^(?P<spec>.+)#(?P<half>base|new)$")
 _TASKS = re.compile(r"^(?P<spec>.+)#tasks(?P<count>\d+)?(?P<turned>\.reversed)?$")
-_JOIN = " + "
 _SPLITS = ("train", "val", "test")
 
 
@@ -52,7 +53,7 @@ def open_sources(specs: str | Sequence[str], split: str = "train") -> Dataset:
 def weighted(spec: str) -> tuple[str, float | str]:
     """`FOLDER@2` -> `("FOLDER", 2.0)`, `FOLDER@sqrt` -> `("FOLDER", "sqrt")`; the weight is 1 where none is given."""
     found = _WEIGHT.match(spec)
-    if found is None or _JOIN in spec or _is_there(spec):
+    if found is None or JOIN in spec or _is_there(spec):
         return spec, 1.0
     weight = found["weight"]
     return found["spec"], weight if weight in _BY_SIZE else float(weight)
@@ -69,7 +70,7 @@ def _is_there(spec: str) -> bool:
 def with_split(spec: str, split: str) -> tuple[str, str]:
     """`world@gallery` -> `("world", "gallery")`; the given split where the specification names none."""
     found = _SPLIT.match(spec)
-    if found is None or found["split"] in _BY_SIZE or "://" in spec or _JOIN in spec or _is_there(spec):
+    if found is None or found["split"] in _BY_SIZE or "://" in spec or JOIN in spec or _is_there(spec):
         return weighted(spec)[0], split
     return found["spec"], found["split"]
 
@@ -92,8 +93,8 @@ def open_source(spec: str, split: str = "train") -> Dataset:
     Raises:
         UnknownSource: nothing goes by that name, or it has no such split.
     """
-    if _JOIN in spec and not _is_there(spec):
-        return open_sources([one.strip() for one in spec.split(_JOIN)], split)
+    if JOIN in spec and not _is_there(spec):
+        return open_sources([one.strip() for one in spec.split(JOIN)], split)
     part, of_classes, in_tasks = _PART.match(spec), _HALF.match(spec), _TASKS.match(spec)
     if part and not _is_there(spec):
         whole = open_source(part["spec"], split)
