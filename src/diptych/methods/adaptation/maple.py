@@ -46,7 +46,7 @@ CARD = Card(
             budget="samples=16k",
             settings=(
                 "start=runs/start/shapes", "image_size=32", "image_width=64", "text_width=64", "embed=64", "patch=4",
-                "crop=1 1", "batch=32", "optimizer=sgd", "lr=2e-2", "betas=0.9 0", "weight_decay=5e-4", "clip=0",
+                "crop=1 1", "batch=32", "optimizer=sgd", "lr=2e-3", "betas=0.9 0", "weight_decay=5e-4", "clip=0",
                 "workers=1", "evaluations=1",
             ),
         ),
