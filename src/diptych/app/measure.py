@@ -109,8 +109,9 @@ def measure(model: nn.Module, sets: Sequence[Judged], asked: Asked, folders: Seq
             seed=asked.seed,
             out=folder,
             train_data=one.train,
-            history=one.history,
-            how=evaluation.How(asked.limit, asked.device, asked.batch, rerank=asked.rerank, strict=len(sets) == 1),
+            how=evaluation.How(
+                asked.limit, asked.device, asked.batch, 0, asked.rerank, one.history, strict=len(sets) == 1
+            ),
         )
     lacking = [task for task in asked.tasks if task not in {row.task for row in rows}]
     if lacking:
@@ -158,7 +159,8 @@ def judge(sets: Sequence[Judged], asked: Asked, limit: int, out: Path) -> traini
         if FORGETTING in evaluation.obstacles(model, data, history=()):
             return []
         history = evaluation.look(model, data, task=task, out=out, how=evaluation.How(device=device))
-        return evaluation.evaluate(model, data, (FORGETTING,), run=asked.run, seed=asked.seed, history=history)
+        how = evaluation.How(device=device, history=history)
+        return evaluation.evaluate(model, data, (FORGETTING,), run=asked.run, seed=asked.seed, how=how)
 
     return training.Judge(evaluate, best=mean_share, learned=learned)
 

@@ -31,7 +31,7 @@ _RUN_OF_NEIGHBOURS = 16
 
 @dataclass(frozen=True)
 class How:
-    """How an evaluation computes; none of it but `limit` and `rerank` changes a figure."""
+    """How an evaluation computes; none of it but `limit`, `rerank` and `history` changes a figure."""
 
     limit: int | None = None
     """judge about this many samples, in runs of 16 neighbours spread evenly over the data set, so that sorted sets are
@@ -45,6 +45,8 @@ class How:
     rerank: int | None = None
     """candidates of each query that pair_retrieval fuses with it, the most similar ones; 0 fuses all pairs, None does
     so up to 50,000 and takes 32 candidates beyond; a method that cannot choose candidates fuses all"""
+    history: History | None = None
+    """what `look` found after each task of a stream so far; None outside of one"""
     strict: bool = True
     """a task that was asked for by name and cannot run is an error; else it is left out, and the log says why"""
 
@@ -58,7 +60,6 @@ def evaluate(
     seed: int = 0,
     out: Path | None = None,
     train_data: Dataset | None = None,
-    history: History | None = None,
     how: How | None = None,
 ) -> list[Row]:
     """Measures a method on a data set. Every picture and every text is embedded once for all tasks.
@@ -72,8 +73,7 @@ def evaluate(
         seed: seed of the run, for the rows; the evaluation itself draws with fixed seeds.
         out: a folder to which samples/TASK.parquet and pictures/*.png are written.
         train_data: what knn and linear_probe learn from.
-        history: what `look` found after each task of a stream so far.
-        how: limit, device, batch and workers.
+        how: limit, device, batch and workers, and what is known of a stream.
 
     Returns:
         One row a figure, in the order of the tasks.
@@ -85,13 +85,13 @@ def evaluate(
     """
     _check_own_needs(method, data)
     how = how or How()
-    chosen = possible(method, data, tasks, train_data, history, strict=how.strict)
+    chosen = possible(method, data, tasks, train_data, how.history, strict=how.strict)
     keep_tokens = True if any(Grounds in TASKS[name].protocols for name in chosen) else None
     if not isinstance(method, ScoresPairs):
         keep_tokens = bool(keep_tokens)
     bed = partial(_bench, method, how=how)
     bench = bed(data, [TASKS[name] for name in chosen], keep_tokens=keep_tokens)
-    bench.asked, bench.history = bool(tasks), history or ()
+    bench.asked, bench.history = bool(tasks), how.history or ()
     galleries = train_data is not None and train_data.split == "gallery"
     learning = [TASKS[name] for name in chosen if TASKS[name].trains or (galleries and TASKS[name].gallery)]
     if train_data is not None and learning:
