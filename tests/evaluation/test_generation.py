@@ -311,3 +311,13 @@ def test_all_that_can_be_asked_is_asked_and_drawn(tmp_path) -> None:
     assert all(path.stat().st_size > 1000 for path in (tmp_path / "pictures").iterdir())
     for task in ("multiple_choice", "yes_no", "hallucination", "picture_use", "vqa_shots"):
         assert "right" in pq.read_schema(tmp_path / "samples" / f"{task}.parquet").names  # by which panels are coloured
+
+
+def test_what_is_said_of_no_picture_is_judged_as_the_caption_of_each() -> None:
+    texts = ["a red star on a hill", "a blue boat at sea", "a red star on a hill"]
+    method = Writer(lambda seen, prompt: texts[seen[0]] if seen else "a blue boat at sea")
+    rows = judged(method, data(*({"text": text, "texts": [text]} for text in texts)), "captioning")
+    assert rows["cider_d"].value == pytest.approx(10)
+    of_others = rows["cider_d_blind"].value * 3 - 10  # ten of the boat; "a" alone is common to the rest
+    assert 0 <= of_others < 1
+    assert rows["cider_d_blind"].n == 3

@@ -55,6 +55,7 @@ _METRICS = {
     "accuracy": "right choice",
     "consistency": "all samples of a group right",
     "cider_d": "CIDEr-D",
+    "cider_d_blind": "CIDEr-D without a picture",
     "rouge_l": "ROUGE-L",
     "exact": "the usual answer, to the letter",
     "balanced": "right choice, mean over types",
@@ -101,6 +102,7 @@ _CHOICES = {
 }
 _SCALES = (
     "cider_d",
+    "cider_d_blind",
     "chair_i",
     "chair_s",
     "mentions",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diptych.card import Generates
 from diptych.evaluation import statistics
 from diptych.evaluation.embed import Bench, CannotEvaluate
 from diptych.evaluation.generation import caption_prompt
-from diptych.evaluation.measures import Measure, Result
+from diptych.evaluation.measures import Column, Measure, Result
 from diptych.evaluation.statistics import Estimate
 from diptych.views.captions import ORDERS, CiderD, bleu, bleu_counts, rouge_l
 
@@ -18,6 +19,7 @@ def captioning(bench: Bench) -> Result:
     """CIDEr-D in [0, 10], BLEU-1 to BLEU-4 and ROUGE-L in [0, 1] (`views.captions`); BLEU is of the set as a whole.
 
     Chance is what the same captions score for other pictures of the set: what is true of many pictures counts there.
+    cider_d_blind, of methods that can write without seeing anything: what they write then, as the caption of each.
 
     Raises:
         CannotEvaluate: fewer than two samples have captions.
@@ -47,8 +49,19 @@ def captioning(bench: Bench) -> Result:
         for order in range(ORDERS)
     ]
     keys = [bench.samples[row].key for row in rows]
-    columns = {"key": keys, "caption": written, "reference": [captions[0] for captions in references]}
-    return Result(measures, {**columns, "cider_d": by_sample[:, 0], "rouge_l": by_sample[:, 1]}, caption_prompt(bench))
+    columns: dict[str, Column] = {
+        "key": keys,
+        "caption": written,
+        "reference": [captions[0] for captions in references],
+        "cider_d": by_sample[:, 0],
+        "rouge_l": by_sample[:, 1],
+    }
+    if isinstance(bench.method, Generates):
+        (unseen,) = bench.method.respond(None, [bench.method.prompts["caption"]])
+        blind = np.array([cider(unseen, people) for people in references])
+        measures.insert(1, Measure("cider_d_blind", statistics.mean(blind), measures[0].chance))
+        columns["cider_d_blind"] = blind
+    return Result(measures, columns, caption_prompt(bench))
 
 
 def _scores(

@@ -24,7 +24,7 @@ from diptych.evaluation.retrieval import TwoTowers, Way, caption_pairs
 from diptych.evaluation.zero_shot import confusion
 from diptych.text import readable
 
-_QUERIES, _SHOWN = 6, 5
+_QUERIES, _SHOWN, _CAPTIONED = 6, 5, 20
 _PICTURES, _WORDS = 4, 5
 _CLASSES = 25
 _ANSWERS = 4
@@ -106,13 +106,12 @@ def draw_statements(bench: Bench, result: Result, folder: Path) -> None:
 
 
 def draw_captions(bench: Bench, result: Result, folder: Path) -> None:
-    """Writes captions.png: six pictures, the caption that was written, and one of a person's."""
-    columns = [result.samples[name] for name in ("key", "caption", "reference", "cider_d")]
-    by_key = {
-        key: [pictures.Answer(f"CIDEr-D {score:.2f}. A person: {person}", caption, "", True)]
-        for key, caption, person, score in zip(*columns, strict=True)
-    }
-    _draw_answered(bench, by_key, "Captions", folder / "captions.png")
+    """Writes captions.png: twenty pictures, the caption that was written of each, and one of a person's."""
+    rows = list(zip(*(result.samples[name] for name in ("key", "caption", "reference")), strict=True))
+    drawn = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[:_CAPTIONED]]
+    shown = [pictures.Captioned(bench.picture(key), caption, person) for key, caption, person in drawn]
+    about = "samples drawn at random; in grey a person's caption"
+    pictures.captioned(shown, "Captions", _subtitle(bench, about)).save(folder / "captions.png")
 
 
 def draw_told(bench: Bench, result: Result, folder: Path) -> None:

@@ -33,6 +33,7 @@ from diptych.evaluation.canvas import (
 )
 
 _THUMB, _GAP, _SIDE = 144, 22, 160
+_ACROSS, _LINES = 4, 3  # captioned pictures in a row, and lines of a caption
 _ROW = 44  # height of a row of a heat map
 _FOUND = (38, 98, 196)  # blue: right and wrong are said by how it overlaps
 _HOT = np.array([214, 40, 40], dtype=np.float64)  # the colour of the strongest heat
@@ -58,6 +59,15 @@ class FoundTexts:
     right: Sequence[bool]
     rank: int
     answer: str
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture, the caption that was written of it, and one of a person's."""
+
+    picture: Image.Image
+    written: str
+    person: str
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,24 @@ def answers(rows: Sequence[Answered], title: str, subtitle: str) -> Canvas:
                 truth = shortened(f"right: {one.truth}", asked, room / 2 - _GAP)
                 sheet.line(texts_at + said.width(answer) + _GAP, line + asked.height, truth, Style(BODY, MUTED))
         y += height
+    return sheet
+
+
+def captioned(shown: Sequence[Captioned], title: str, subtitle: str) -> Canvas:
+    """Four pictures in a row; below each the caption that was written, and below that, in grey, a person's."""
+    width, written, person = 1180, Style(BODY, bold=True), Style(BODY, MUTED)
+    column = (width - 2 * MARGIN + _GAP) // _ACROSS
+    room = column - _GAP
+    step = room + 2 * _LINES * written.height + 2 * _GAP
+    top = heading_height(width, title, subtitle)
+    sheet = Canvas(width, top + -(-len(shown) // _ACROSS) * step + MARGIN)
+    sheet.heading(title, subtitle)
+    for place, one in enumerate(shown):
+        x, y = MARGIN + place % _ACROSS * column, top + place // _ACROSS * step
+        sheet.picture(x, y, room, one.picture)
+        said = wrap(one.written or "nothing", written, room, _LINES)
+        sheet.lines(x, y + room + 8, said, written)
+        sheet.lines(x, y + room + 12 + len(said) * written.height, wrap(one.person, person, room, _LINES), person)
     return sheet
 
 
