@@ -46,6 +46,8 @@ class Claim:
     """the claim in a sentence"""
     margin: float = 0.0
     """how far behind it may be and still count as no worse, in the units of the metric, for what is cheaper"""
+    share: float = field(default=1.0, metadata={"if_used": True})
+    """it is compared with so large a share of the baseline's figure: 0.5 and `lower` claim at most half of it"""
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,21 @@ def test_verdict_takes_every_interval_on_the_claimed_side(direction, margin, cli
     assert decided.differences[0].value == -sum(clip) / 2
 
 
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, claim.CONFIRMED), (0.3, claim.NOT_CONFIRMED)])
+def test_a_share_of_the_baselines_figure_may_be_claimed(share, verdict) -> None:
+    by_seed = {"filip": (0.10, 0.12, 0.11), "clip": (0.30, 0.31, 0.32)}
+    scores = [comparison.Score(label, "w/val", "t", "m", 0.5, by_seed=values) for label, values in by_seed.items()]
+    sides = tuple(comparison.Contestant(label, label, label) for label in by_seed)
+    alone = (difference(0.1, 0.3),)
+    found = comparison.Comparison(sides, (0, 1, 2), ("w",), ("w",), "samples=1", tuple(scores), alone)
+    some = replace(CLAIM, metric="t/m", direction="lower", share=share, control="")
+    decided = claim.decide("filip", "small", some, found)
+    assert decided.verdict == verdict
+    assert decided.differences[0].value == pytest.approx(0.11 - share * 0.31)
+    assert f"difference to {100 * share:g} % of that" in decided.summary
+    assert claim.digest(CLAIM) == claim.digest(replace(CLAIM, share=1.0)) != claim.digest(some)
+
+
 def test_a_comparison_comes_back_as_it_was_written(unbroken: Path, tmp_path) -> None:
     found = comparison.read(unbroken)
     comparison.write(found, tmp_path)

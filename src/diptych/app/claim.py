@@ -6,15 +6,18 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diptych import methods
 from diptych.app import compare, wording
 from diptych.app.comparison import Comparison, Difference, plain
 from diptych.card import Claim
-from diptych.config import nearest
+from diptych.config import nearest, to_dict
+from diptych.evaluation.statistics import mean_over_seeds
 
 RESULTS = Path("results/claims")
 RUNS = Path("runs/claims")
@@ -78,7 +81,7 @@ def decide(id: str, name: str, claim: Claim, comparison: Comparison) -> Verdict:
     task, _, metric = claim.metric.partition("/")
     deciding = [d for d in comparison.differences if (d.task, d.metric) == (task, metric)]
     data = next((score.data for score in comparison.scores if (score.task, score.metric) == (task, metric)), "")
-    found = tuple(_turned(d) for d in deciding if d.data == data)
+    found = tuple(_to_share(_turned(d), claim, comparison) for d in deciding if d.data == data)
     if len(found) < len(comparison.contestants) - 1:
         raise ValueError(
             f"{claim.metric} was not measured sample by sample, so that the claim of {id} cannot be decided."
@@ -107,7 +110,7 @@ def told(verdict: Verdict, claim: Claim) -> dict[str, Any]:
 
 def digest(claim: Claim) -> str:
     """A short hash of a claim, by which a result knows whether the card has changed since."""
-    return hashlib.sha256(json.dumps(asdict(claim), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(to_dict(claim), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _tasks(claim: Claim) -> tuple[str, ...]:
@@ -119,21 +122,37 @@ def _turned(d: Difference) -> Difference:
     return Difference(d.against, d.label, d.data, d.task, d.metric, -d.value, -d.high, -d.low, d.n, d.p, d.p_holm)
 
 
+def _to_share(d: Difference, claim: Claim, comparison: Comparison) -> Difference:
+    """Method minus the claimed share of the baseline's figure, over the seeds alone; as it is where all is meant."""
+    if claim.share == 1 or d.against != claim.baseline:
+        return d
+    same = [s for s in comparison.scores if (s.data, s.task, s.metric) == (d.data, d.task, d.metric)]
+    figures = {score.label: np.array(score.by_seed) for score in same}
+    apart = figures[d.label] - claim.share * figures[d.against]
+    value, low, high, _ = mean_over_seeds(apart[:, None])
+    return replace(d, value=value, low=low, high=high)
+
+
 def _summary(id: str, verdict: str, claim: Claim, found: Sequence[Difference], comparison: Comparison) -> str:
     scores = {(s.label, s.data, s.task, s.metric): s.value for s in comparison.scores}
     first = found[0]
     own = scores[id, first.data, first.task, first.metric]
     others = [
         f"{d.against} {100 * scores[d.against, d.data, d.task, d.metric]:.1f} %, "
-        f"difference {100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
+        f"difference{_of(claim, d)} {100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
         for d in found
     ]
     allowed = f", {100 * claim.margin:g} points behind count as no worse" if claim.margin else ""
     chance = next(s.chance for s in comparison.scores if (s.task, s.metric) == (first.task, first.metric))
+    guessed = "" if math.isnan(chance) else f"chance {100 * chance:.1f} %, "
     return (
         f"{verdict}: {wording.metric_title(first.metric)}: {id} {100 * own:.1f} %, {'; '.join(others)} "
-        f"(chance {100 * chance:.1f} %, {claim.seeds} seeds, {first.n:,} judged{allowed}){_taken(comparison)}"
+        f"({guessed}{claim.seeds} seeds, {first.n:,} judged{allowed}){_taken(comparison)}"
     )
+
+
+def _of(claim: Claim, d: Difference) -> str:
+    return "" if claim.share == 1 or d.against != claim.baseline else f" to {100 * claim.share:g} % of that"
 
 
 def _taken(comparison: Comparison) -> str:
