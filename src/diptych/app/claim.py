@@ -114,7 +114,8 @@ def digest(claim: Claim) -> str:
 
 
 def _tasks(claim: Claim) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(metric.partition("/")[0] for metric in (claim.metric, *claim.also)))
+    """In one order, whichever of them decides, so that claims may share runs."""
+    return tuple(sorted({metric.partition("/")[0] for metric in (claim.metric, *claim.also)}))
 
 
 def _turned(d: Difference) -> Difference:

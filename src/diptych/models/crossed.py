@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diptych.batch import Features, Sample
 from diptych.encoders import image_encoder, text_encoder
@@ -60,6 +61,19 @@ class CrossedConfig(FusionConfig):
     """mirror half of the training pictures; only where captions do not speak of left and right"""
     augment: Literal["none", "rand"] = "none"
     """RandAugment on training pictures"""
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch: images and texts in the joint space (B, D), and the N masked words (N, V)."""
+
+    image: Tensor
+    text: Tensor
+    words: Tensor
+
+    @property
+    def joint(self) -> tuple[Tensor, Tensor]:
+        """Images v and texts w (B, D), L2-normalised."""
+        return unit(self.image), unit(self.text)
 
 
 class Crossed(nn.Module):
@@ -117,12 +131,22 @@ class Crossed(nn.Module):
         """The lower half of the BERT: (B, T) -> (B, T, D), the first token (B, D)."""
         return self.text.text(ids, mask)
 
+    def joint(self, features: Features, head: nn.Module, prefix: int = 0) -> Features:
+        """Tokens behind the first `prefix`, and the first of all, in the joint space, of length 1."""
+        tokens = unit(head(features.tokens))
+        return Features(tokens[:, prefix:], tokens[:, 0], features.mask[:, prefix:])
+
     def fuse(self, image: Features, text: Features) -> Features:
         """The upper half, on the text: each of its layers also attends to the class token and patches: (B, T, D)."""
         with ExitStack() as stack:
             for layer, cross in zip(self.text.fusion_layers, self.crosses, strict=True):
                 stack.enter_context(inside(layer.attention.output, cross, image.tokens))  # type: ignore[union-attr,arg-type]
             return self.text.fuse(text.tokens, text.mask)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors (..., D) of length 1, in float32."""
+    return F.normalize(x.float(), dim=-1)
 
 
 def view_crossed(config: CrossedConfig, sample: Sample, rng: np.random.Generator | None) -> Tensor:
