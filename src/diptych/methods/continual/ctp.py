@@ -57,14 +57,14 @@ CARD = Card(
             about="of four tasks that differ in hue more is found in the end than with plain fine-tuning, or with LwF",
             metric="tasks_retrieval/r1",
             also=("forgetting",),
-            data=("world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+            data=("world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
                   ",train=2000,evaluation=250,seed=0,palette=0 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=1,palette=20 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=2,palette=40 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=3,palette=60",),
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=1,palette=30 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=2,palette=60 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=3,palette=90",),
             val=(),
             baseline="ctp:keep=none",
             control="ctp:keep=lwf",
@@ -75,14 +75,14 @@ CARD = Card(
             about="less is found than by a model that learned all of them at once",
             metric="tasks_retrieval/r1",
             also=("forgetting",),
-            data=("world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+            data=("world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
                   ",train=2000,evaluation=250,seed=0,palette=0 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=1,palette=20 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=2,palette=40 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=3,palette=60",),
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=1,palette=30 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=2,palette=60 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=3,palette=90",),
             val=(),
             baseline="ctp:keep=none,stream=false",
             direction="lower",
@@ -93,14 +93,14 @@ CARD = Card(
             about="at most half as much is forgotten as by plain fine-tuning, and less than without topology",
             metric="forgetting/r1",
             also=("tasks_retrieval",),
-            data=("world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+            data=("world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
                   ",train=2000,evaluation=250,seed=0,palette=0 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=1,palette=20 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=2,palette=40 + "
-                  "world:objects=1,shapes=6,colours=4,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
-                  ",train=2000,evaluation=250,seed=3,palette=60",),
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=1,palette=30 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=2,palette=60 + "
+                  "world:objects=1,shapes=4,colours=3,textures=1,tilt=0,clutter=0,backgrounds=1,pixels=32"
+                  ",train=2000,evaluation=250,seed=3,palette=90",),
             val=(),
             baseline="ctp:keep=none",
             control="ctp:topology=0",
