@@ -203,3 +203,12 @@ def test_words_alone_are_read_beside_clips() -> None:
     batch = collate([method.views(sample, None) for sample in seen])
     assert (batch.video.shape[:2], batch.visual.sum(1).tolist()) == ((2, 2), [8, 0])
     assert method.loss(batch, Step()).total > 0
+
+
+def test_positions_of_a_vit_that_does_not_train_can_be_as_loud_as_its_patches() -> None:
+    usual, loud = (small(positions=scale).encoder for scale in (0.0, 1.0))
+    assert usual.positions.std().item() == pytest.approx(16**-0.5, rel=0.3)
+    assert loud.positions.std().item() == pytest.approx(1, rel=0.3)
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    apart = [encoder(grey).tokens.var(dim=1).mean().item() for encoder in (usual, loud)]  # patches differ by place alone
+    assert apart[1] > apart[0]

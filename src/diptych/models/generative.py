@@ -30,6 +30,7 @@ from diptych.config import nearest
 from diptych.encoders import adapt, image_encoder
 from diptych.encoders.language import LanguageModel, language_model
 from diptych.encoders.memory import FeatureMemory
+from diptych.encoders.own import VisionTransformer
 from diptych.fusion.moca import MoCa
 from diptych.models.generation import Prompt, answers_to, chances, states, there
 from diptych.models.generative_config import GenerativeConfig
@@ -83,6 +84,8 @@ class GenerativeVLM(nn.Module, Pretrained):
             patch=config.patch,
             pretrained=weights,
         )
+        if config.positions and isinstance(self.encoder, VisionTransformer):
+            nn.init.normal_(self.encoder.positions, std=config.positions)
         self.language: LanguageModel = language_model(
             config.language,
             width=config.width,

@@ -21,6 +21,9 @@ class GenerativeConfig:
     """attention heads of our own ViT"""
     patch: int = 8
     """side of a patch of our own ViT, in pixels"""
+    positions: float = 0.0
+    """standard deviation of the positions with which our own ViT begins; 0: its own, far below that of patches, so that
+    one that does not train hardly says where a patch is"""
     crop: tuple[float, float] = (1.0, 1.0)
     """share of the picture that a training crop keeps, from and to; 1 1 takes the whole picture"""
     frames: int = 4
