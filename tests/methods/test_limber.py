@@ -234,3 +234,9 @@ def test_the_control_learns_captions_with_pictures_of_others() -> None:
     batch = batch_of(small("limber"), World(size=4), 4)
     rolled = type(batch)({**batch, "image": batch.image.roll(1, 0)})
     assert loss_of(small("limber", shuffled=True), batch).total == loss_of(small("limber"), rolled).total
+
+
+def test_writes_also_where_nothing_is_seen_and_nothing_asked() -> None:
+    method = small("limber").eval()
+    said = method.respond(None, ["", ""], longest=3)
+    assert said[0] == said[1] == method.respond(None, [""], longest=3)[0]

@@ -210,5 +210,6 @@ def test_positions_of_a_vit_that_does_not_train_can_be_as_loud_as_its_patches() 
     assert usual.positions.std().item() == pytest.approx(16**-0.5, rel=0.3)
     assert loud.positions.std().item() == pytest.approx(1, rel=0.3)
     grey = torch.full((1, 3, 16, 16), 0.5)
-    apart = [encoder(grey).tokens.var(dim=1).mean().item() for encoder in (usual, loud)]  # patches differ by place alone
+    # patches of a grey sheet differ by their place alone
+    apart = [encoder(grey).tokens.var(dim=1).mean().item() for encoder in (usual, loud)]
     assert apart[1] > apart[0]

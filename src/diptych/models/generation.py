@@ -140,6 +140,11 @@ def _whole(model: GenerativeVLM, prompt: Prompt, visual: Sequence[int]) -> dict[
             f"a prompt has no room in the {context} tokens that this run reads, of which {sum(visual)} are for what is "
             "seen: say or show less, or train with a larger context."
         )
+    if not len(read["ids"]):  # nothing seen and nothing asked: what is written follows what texts begin with
+        words = model.language.tokenizer
+        opens = torch.tensor([words.end if words.begin is None else words.begin])
+        alone = {"ids": opens, "labels": torch.full((1,), IGNORE), "visual": torch.tensor([False])}
+        return {**read, **alone, "length": torch.tensor(1)}
     return read
 
 
