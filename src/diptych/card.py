@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from diptych.config import IF_USED
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -46,7 +48,7 @@ class Claim:
     """the claim in a sentence"""
     margin: float = 0.0
     """how far behind it may be and still count as no worse, in the units of the metric, for what is cheaper"""
-    share: float = field(default=1.0, metadata={"if_used": True})
+    share: float = field(default=1.0, metadata=IF_USED)
     """it is compared with so large a share of the baseline's figure: 0.5 and `lower` claim at most half of it"""
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from diptych.text import one_line
 
 T = TypeVar("T")
+IF_USED: Mapping[str, Any] = {"if_used": True}
+"""metadata of a field that was added later: see `to_dict`"""
 _LARGEST = 1 << 53
 
 
@@ -27,7 +29,7 @@ def nearest(name: str, known: Iterable[str], what: str) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON would return them (tuples as lists).
 
-    Fields marked `if_used` are left out where they have their default, so that what was written before there was such
+    Fields marked `IF_USED` are left out where they have their default, so that what was written before there was such
     a field still describes the same.
     """
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))

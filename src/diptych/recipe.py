@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-_IF_USED: dict[str, Any] = {"if_used": True}  # see `config.to_dict`
+from diptych.config import IF_USED
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Recipe:
     """steps in a row that are skipped because their loss or gradient is not finite; one more stops the run"""
     patience: float = 1800.0
     """seconds without any progress after which a run that hangs is ended, with all stacks in its folder; 0 never"""
-    stream: bool = field(default=False, metadata=_IF_USED)
+    stream: bool = field(default=False, metadata=IF_USED)
     """learn the parts of the data one after the other, each stage on each of them, as tasks of which the earlier ones
     are gone; the weight of a part is its share of the run, and optimiser and schedule begin anew with each"""
-    buffer: int = field(default=0, metadata=_IF_USED)
+    buffer: int = field(default=0, metadata=IF_USED)
     """samples of the earlier tasks of a stream that are kept, equally many of each, and come as often as the task's"""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from diptych.config import IF_USED
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class GenerativeConfig:
     """attention heads of our own ViT"""
     patch: int = 8
     """side of a patch of our own ViT, in pixels"""
-    positions: float = 0.0
+    positions: float = field(default=0.0, metadata=IF_USED)
     """standard deviation of the positions with which our own ViT begins; 0: its own, far below that of patches, so that
     one that does not train hardly says where a patch is"""
     crop: tuple[float, float] = (1.0, 1.0)
