@@ -191,16 +191,20 @@ def captioned(shown: Sequence[Captioned], title: str, subtitle: str) -> Canvas:
     width, written, person = 1180, Style(BODY, bold=True), Style(BODY, MUTED)
     column = (width - 2 * MARGIN + _GAP) // _ACROSS
     room = column - _GAP
-    step = room + 2 * _LINES * written.height + 2 * _GAP
+    below = [
+        (wrap(one.written or "nothing", written, room, _LINES), wrap(one.person, person, room, _LINES)) for one in shown
+    ]
+    rows = [below[first : first + _ACROSS] for first in range(0, len(shown), _ACROSS)]
+    lines = [max(len(said) + len(wanted) for said, wanted in row) for row in rows]
+    steps = [room + 12 + count * written.height + 2 * _GAP for count in lines]
     top = heading_height(width, title, subtitle)
-    sheet = Canvas(width, top + -(-len(shown) // _ACROSS) * step + MARGIN)
+    sheet = Canvas(width, top + sum(steps) - _GAP + MARGIN)
     sheet.heading(title, subtitle)
-    for place, one in enumerate(shown):
-        x, y = MARGIN + place % _ACROSS * column, top + place // _ACROSS * step
+    for place, (one, (said, wanted)) in enumerate(zip(shown, below, strict=True)):
+        x, y = MARGIN + place % _ACROSS * column, top + sum(steps[: place // _ACROSS])
         sheet.picture(x, y, room, one.picture)
-        said = wrap(one.written or "nothing", written, room, _LINES)
         sheet.lines(x, y + room + 8, said, written)
-        sheet.lines(x, y + room + 12 + len(said) * written.height, wrap(one.person, person, room, _LINES), person)
+        sheet.lines(x, y + room + 12 + len(said) * written.height, wanted, person)
     return sheet
 
 
