@@ -154,6 +154,14 @@ def test_the_card_tells_data_budget_figures_and_use(two):
     assert report.command(two[0]) in text
 
 
+@pytest.mark.parametrize(("method", "use"), [("limber", "diptych.caption("), ("uniter", "diptych.evaluate(")])
+def test_the_card_of_a_method_without_vectors_of_texts_shows_what_it_can_do(tmp_path, method, use):
+    run = made(tmp_path / "run")
+    text = model_card.card(dataclasses.replace(run, info={**run.info, "method": method}))
+    assert use in text
+    assert "embed_text" not in text
+
+
 def test_the_head_of_the_card_holds_whatever_the_licence_says(tmp_path):
     import yaml
 

@@ -17,6 +17,8 @@ from diptych.training.distributed import Place, join, part_of_batch, rows, unwra
 
 SIZES = {"image_width": 16, "text_width": 16, "embed": 8, "image_size": 16}
 B = 8
+SHARED = 2
+"""draws in which weights are shared out too, which takes longest"""
 
 Found = dict[str, torch.Tensor]
 
@@ -66,7 +68,7 @@ def compare(id: str, tile: int) -> None:
         here = Step(place.gather, first_stage(method).name, index)
         total, expected = alone(method, batch, Step()) if contrastive else averaged(method, half, here, place)
         assert any(value.abs().max() > 1e-3 for value in expected.values())
-        for parallel in ("ddp", "fsdp"):
+        for parallel in ("ddp", "fsdp") if index < SHARED else ("ddp",):
             mean, found = together(method, half, here, place, parallel)
             assert_close(mean, total, atol=1e-6, rtol=1e-6)
             assert expected.keys() <= found.keys()

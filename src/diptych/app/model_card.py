@@ -53,8 +53,7 @@ def card(run: Run) -> str:
             "```python",
             "import diptych",
             "",
-            'model = diptych.load("PATH_OR_HUB_ID")  # this folder, or OWNER/NAME on the hub',
-            'texts = model.embed_text(model.tokenize(["a red bicycle"])).pooled',
+            *_use(about.family),
             "```",
             "",
             "Trained with:",
@@ -105,6 +104,22 @@ def _table(rows: Iterable[Row]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _use(family: str) -> list[str]:
+    """A first thing to do with a model, in Python."""
+    if family == "generative":
+        return [
+            'model = "PATH_OR_HUB_ID"  # this folder, or OWNER/NAME on the hub',
+            '(caption,) = diptych.caption(model, ["picture.png"])',
+            'answer = diptych.ask(model, "picture.png", "what is it?")',
+        ]
+    if family not in ("contrastive", "adaptation"):
+        return ['rows = diptych.evaluate("PATH")  # of this folder']
+    return [
+        'model = diptych.load("PATH_OR_HUB_ID")  # this folder, or OWNER/NAME on the hub',
+        'texts = model.embed_text(model.tokenize(["a red bicycle"])).pooled',
+    ]
 
 
 def _limits(run: Run) -> list[str]:
