@@ -453,10 +453,10 @@ def stops_after(method: CTP, calls: int) -> CTP:
 
 
 @pytest.mark.shows("T", "ctp")
-@pytest.mark.parametrize("keep", ["ctp", "ewc"])
+@pytest.mark.parametrize("keep", ["ctp", pytest.param("ewc", marks=pytest.mark.slow)])
 def test_a_stream_of_two_tasks_that_breaks_off_ends_as_an_unbroken_one(tmp_path, keep) -> None:
     recipe = Recipe(
-        samples=64, batch=8, lr=1e-3, workers=0, evaluations=0, checkpoints=8, precision="fp32", stream=True
+        samples=64, batch=8, lr=1e-3, workers=0, evaluations=0, checkpoints=4, precision="fp32", stream=True
     )  # fmt: skip
     unbroken = method_helpers.small("ctp", keep=keep)
     train(unbroken, stream(), tmp_path / "unbroken", recipe, logs=())
