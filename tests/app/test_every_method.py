@@ -15,8 +15,9 @@ from diptych.batch import missing
 def flags(id: str) -> list[str]:
     """A tiny run of four steps; of the sizes of towers those that the method has."""
     names = {field.name for field in fields(methods.config_class(id))}
+    tiny = TINY | {"text_layers": 2}  # halves of a text tower
     sizes = [
-        text for name, value in TINY.items() if name in names for text in (f"--{name.replace('_', '-')}", f"{value}")
+        text for name, value in tiny.items() if name in names for text in (f"--{name.replace('_', '-')}", f"{value}")
     ]
     run = ["--samples", "32", "--batch", "8", "--checkpoints", "1", "--evaluations", "0", "--workers", "0"]
     judged = ["--task", "gap"] if methods.card(id).family == "contrastive" else ["--val", scenes(id)]
