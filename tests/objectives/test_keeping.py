@@ -193,3 +193,11 @@ def test_a_copy_becomes_what_the_live_model_is() -> None:
     become(copy, live)
     assert torch.equal(copy[0].weight, live[0].weight)
     assert copy[0].weight is not live[0].weight
+
+
+def test_elastic_weights_refuse_to_be_shared_out() -> None:
+    live = nn.Linear(2, 1)
+    elastic = Elastic(live)
+    live.weight.full_tensor = lambda: live.weight  # what tells a weight of fsdp
+    with pytest.raises(ValueError, match="parallel=ddp"):
+        elastic.penalty(live)
